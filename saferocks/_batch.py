@@ -1,0 +1,339 @@
+"""Write batches, and the bulk writer that never grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _engine, _guard, _ordering, _registry
+from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._registry import PROCESS, Reason
+from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from saferocks._column_family import ColumnFamily
+    from saferocks._ordering import Key
+    from saferocks._registry import Owner
+
+
+class BatchRecord(HandleRecord):
+    """The record of a write batch."""
+
+    __slots__ = ("bulk",)
+
+    kind = "write_batch"
+
+    def __init__(self, owner: Owner, label: str | None, *, bulk: bool = False) -> None:
+        self.bulk = bulk
+        super().__init__(owner, label)
+
+    @property
+    def note(self) -> str | None:
+        """What is lost if the batch is dropped now."""
+        native = self.native
+        if native is None:
+            return None
+        try:
+            operations, size = native.len(), native.size_in_bytes()
+        except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
+            return None
+        return f"{operations} operations ({size} bytes) were dropped" if operations else None
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
+
+
+class BatchWrites(Handle):
+    """The writing methods of a batch and of a bulk writer."""
+
+    __slots__ = ("_families", "_family", "_raw")
+
+    _record: BatchRecord
+    _raw: bool
+    #: The column families that the native batch refers to; checked again at the commit (D16, D19).
+    _families: set[ColumnFamily]
+    #: The column family of operations that name none; None is the default one.
+    _family: ColumnFamily | None
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        native = self._record.live
+        try:
+            native[key] = value
+        except BaseException as error:
+            raise self._translated(error) from None
+        self._wrote(native)
+
+    def __delitem__(self, key: Key) -> None:
+        native = self._record.live
+        try:
+            del native[key]
+        except BaseException as error:
+            raise self._translated(error) from None
+        self._wrote(native)
+
+    def put(self, key: Key, value: Any, column_family: ColumnFamily | None = None) -> None:
+        """Add a row to the batch (`WriteBatch::Put`).
+
+        Args:
+            key: The key.
+            value: The value.
+            column_family: Where to, if not to the default; from `db.get_column_family_handle(name)`.
+
+        Raises:
+            TypeError: If the database cannot hold such a key or value.
+            InvalidArgumentError: If the column family is of another database.
+        """
+        self._add("put", key, value, column_family=column_family)
+
+    def put_entity(self, key: Key, names: list[Any], values: list[Any]) -> None:
+        """Add a row of wide columns (`WriteBatch::PutEntity`).
+
+        Args:
+            key: The key.
+            names: The names of the columns.
+            values: Their values, as many.
+
+        Raises:
+            ValueError: If there are not as many values as names.
+        """
+        self._add("put_entity", key, names, values)
+
+    def delete(self, key: Key, column_family: ColumnFamily | None = None) -> None:
+        """Add the deletion of a key (`WriteBatch::Delete`); a missing key is no error."""
+        self._add("delete", key, column_family=column_family)
+
+    def delete_range(self, begin: Key, end: Key, column_family: ColumnFamily | None = None) -> None:
+        """Add the deletion of all keys in `begin <= key < end` (`WriteBatch::DeleteRange`).
+
+        Raises:
+            InvalidArgumentError: If `end` comes before `begin`.
+        """
+        check_range(self._raw, begin, end)
+        self._add("delete_range", begin, end, column_family=column_family)
+
+    def _add(self, method: str, *arguments: Any, column_family: ColumnFamily | None = None) -> None:
+        native = self._record.live
+        if column_family is not None:
+            arguments = (*arguments, self._checked(column_family))
+        try:
+            getattr(native, method)(*arguments)
+        except BaseException as error:
+            raise self._translated(error) from None
+        self._wrote(native)
+
+    def _checked(self, family: ColumnFamily) -> Any:
+        """Return the native handle of a column family, and remember that the batch refers to it."""
+        native = family._native()
+        owner = self._record.owner
+        if owner is not PROCESS and family._record.owner is not owner:
+            raise foreign_family(family, owner)
+        self._families.add(family)
+        return native
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if "already consumed" in str(error):
+            where = _registry.format_site(self._record.site)
+            return HandleClosedError(f"{error} (write_batch opened at {where})")
+        return _engine.translate(error)
+
+    def _wrote(self, native: Any) -> None:
+        """Do what has to be done after each addition."""
+
+    def _is_over(self, error: BaseException | None) -> bool:
+        """Tell whether nothing is left to do at the end of the block.
+
+        Raises:
+            HandleClosedError: If the batch was taken away before it could be written, its database
+                closed for instance, and no other exception tells of the loss.
+        """
+        reason = self._record.reason
+        if reason is None:
+            return False
+        if error is None and reason not in (Reason.COMMITTED, Reason.FAILED, Reason.EXITED):
+            raise self._record.closed_error()
+        return True
+
+
+def check_range(raw: bool, begin: Key, end: Key) -> None:
+    """Refuse a reversed range (D18: RocksDB logs it, fails, and then fails every later write).
+
+    Raises:
+        InvalidArgumentError: If `end` comes before `begin`.
+    """
+    _ordering.check_key(begin, raw, "begin")
+    _ordering.check_key(end, raw, "end")
+    order = _ordering.Bounds(raw=raw).order
+    if order(end) < order(begin):
+        raise InvalidArgumentError(
+            f"Invalid argument: end key comes before start key: {end!r} < {begin!r}; nothing was deleted", code=4
+        )
+
+
+def foreign_family(family: ColumnFamily, owner: Owner) -> InvalidArgumentError:
+    """Return the error for a column family of another database (D16)."""
+    return InvalidArgumentError(
+        f"Invalid argument: column family {family.name!r} belongs to the database at {family._record.owner.name!r}, "
+        f"not to the one at {owner.name!r}; get the handle from the database that is written to",
+        code=4,
+    )
+
+
+class WriteBatch(BatchWrites):
+    """Changes that are written as one (`WriteBatch`).
+
+    `db.write_batch()` opens one that is committed on a clean exit from its block and discarded on
+    an exception. A free-standing `WriteBatch(raw_mode=...)` is written with `db.write(batch)`.
+
+    Args:
+        raw_mode: Whether keys and values are raw bytes.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+        ...     with db.write_batch() as batch:
+        ...         batch[b"a"] = b"1"
+        ...         batch.delete(b"b")
+        ...     db[b"a"]
+        b'1'
+    """
+
+    __slots__ = ("_commit",)
+
+    _commit: Callable[[WriteBatch], None] | None
+
+    def __init__(self, raw_mode: bool = False) -> None:
+        if not isinstance(raw_mode, bool):
+            raise TypeError(f"raw_mode {raw_mode!r} is {type(raw_mode).__name__}; give True or False")
+        self._prepare(None, PROCESS, None, raw_mode, lambda: _engine.new_batch(raw_mode), None)
+
+    def _prepare(
+        self,
+        parent: Any,
+        owner: Owner,
+        label: str | None,
+        raw: bool,
+        new: Callable[[], Any],
+        commit: Callable[[WriteBatch], None] | None,
+    ) -> None:
+        self._raw, self._families, self._family, self._commit = raw, set(), None, commit
+        open_handle(self, parent, BatchRecord(owner, label)).acquire(new)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        record = self._record
+        if self._is_over(error):
+            return
+        try:
+            if error is None and self._commit is not None:
+                self._commit(self)
+        finally:
+            lost = record.note if error is None and self._commit is None else None
+            release(record, Reason.EXITED)
+        if lost:
+            _guard.warn(
+                f"write_batch opened at {_registry.format_site(record.site)} was left without being written: {lost}; "
+                "call db.write(batch) inside its 'with', or open it with db.write_batch()",
+                LeakedHandleWarning,
+                record.site,
+            )
+
+    def __len__(self) -> int:
+        return self.len()
+
+    def len(self) -> int:
+        """Return the number of operations in the batch (`WriteBatch::Count`)."""
+        return int(self._ask("len"))
+
+    def size_in_bytes(self) -> int:
+        """Return the size of the batch in bytes (`WriteBatch::GetDataSize`)."""
+        return int(self._ask("size_in_bytes"))
+
+    def is_empty(self) -> bool:
+        """Tell whether the batch holds no operation."""
+        return bool(self._ask("is_empty"))
+
+    def clear(self) -> None:
+        """Take all operations out of the batch (`WriteBatch::Clear`)."""
+        self._ask("clear")
+        self._families = set() if self._family is None else {self._family}
+
+    def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
+        """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores."""
+        self._record.live.set_dumps(dumps)
+
+    def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
+        """Write what names no column family to this one; None for the default one."""
+        live = self._record.live
+        native = None if column_family is None else self._checked(column_family)
+        _engine.call(live.set_default_column_family, native)
+        self._family = column_family
+
+    def _ask(self, method: str) -> Any:
+        native = self._record.live
+        try:
+            return getattr(native, method)()
+        except BaseException as error:
+            raise self._translated(error) from None
+
+
+class BulkWriter(BatchWrites):
+    """Writes any number of rows in bounded memory, as a series of batches.
+
+    Each batch is atomic, the whole is not: after an exception, what had been flushed is in the
+    database, and what had not is discarded.
+    """
+
+    __slots__ = ("_flush_bytes", "_new", "_write")
+
+    _flush_bytes: int
+    _new: Callable[[], Any]
+    _write: Callable[[Any, set[ColumnFamily]], None]
+
+    def _prepare(
+        self,
+        parent: Any,
+        owner: Owner,
+        label: str | None,
+        raw: bool,
+        new: Callable[[], Any],
+        write: Callable[[Any, set[ColumnFamily]], None],
+        flush_bytes: int,
+    ) -> None:
+        self._raw, self._families, self._family = raw, set(), None
+        self._new, self._write, self._flush_bytes = new, write, flush_bytes
+        open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new)
+
+    def flush(self) -> None:
+        """Write what has been gathered so far.
+
+        Raises:
+            EngineError: If RocksDB refuses; what was gathered is then discarded.
+        """
+        record = self._record
+        gathered, families = record.live, self._families
+        if gathered.is_empty():
+            return
+        record.native = record.live = self._new()
+        self._families = set()
+        self._write(gathered, families)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        record = self._record
+        if self._is_over(error):
+            return
+        try:
+            if error is None:
+                self.flush()
+        finally:
+            release(record, Reason.EXITED)
+
+    def _wrote(self, native: Any) -> None:
+        if native.size_in_bytes() >= self._flush_bytes:
+            self.flush()

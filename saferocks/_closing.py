@@ -1,0 +1,123 @@
+"""Closing a database in two phases, so that nothing is pulled from under a call.
+
+First every handle is marked so that no new call starts, and calls in flight are waited for;
+if that takes too long, all is put back and the database stays open. Then the handles are
+released, youngest first, and last the database itself. From then on the path can be reopened.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _engine, _guard, _registry
+from saferocks._handle import release, wait_until_unused
+from saferocks._registry import Reason
+from saferocks.errors import BusyError
+
+if TYPE_CHECKING:
+    from saferocks._guard import Tally
+    from saferocks._handle import HandleRecord
+    from saferocks._owner import DatabaseOwner, FamilyRecord
+
+#: How long a release at the end of a close waits for a thread that is just leaving a call.
+_LAST_CALLS_SECONDS = 5.0
+
+
+def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: float | None = None) -> list[Tally]:
+    """Close a database; returns tallies of the handles that outlived it.
+
+    A second caller waits for the first and then finds the database closed.
+
+    Raises:
+        BusyError: If calls are still running after the timeout; the database is then open and usable.
+        EngineError: If RocksDB reports an error on closing; the database is closed all the same.
+    """
+    owner = record.owner
+    deadline = time.monotonic() + (owner.close_timeout if timeout is None else timeout)
+    if not owner.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        raise BusyError("Resource busy: another thread is closing the database", code=11)
+    try:
+        if record.reason is not None or owner.closing:  # closed, or closing further up this stack
+            return []
+        if cancel_background:
+            _engine.call(record.native.cancel_all_background, False)
+        _drain(owner, deadline)
+        return _release_all(record, deadline)
+    finally:
+        owner.lock.release()
+
+
+def _drain(owner: DatabaseOwner, deadline: float) -> None:
+    """Let no new call start, and wait for those in flight."""
+    owner.closing = True
+    children = _children(owner)
+    parked = [child.disable() for child in children]
+    try:
+        _wait_for_openings(owner, deadline)
+        for child, live in zip(children, parked, strict=True):
+            # Only these are called without the interpreter lock; iterators are closed, not waited for.
+            if child.kind in ("database", "column_family") and live is not None:
+                # Held by the record, by `parked` and by this loop's `live`.
+                wait_until_unused([child.native], 3, deadline)
+    except BusyError:
+        owner.closing = False
+        for child, live in zip(children, parked, strict=True):
+            if live is not None and child.reason is None:
+                child.enable_again(live)
+        raise
+
+
+def _children(owner: DatabaseOwner) -> list[HandleRecord]:
+    """Return a database's handles, oldest first, itself included."""
+    return list(owner.children.values())  # type: ignore[arg-type]
+
+
+def _wait_for_openings(owner: DatabaseOwner, deadline: float) -> None:
+    """Wait for handles that another thread is opening; they find `closing` set and give up."""
+    while any(child.native is None and child.reason is None for child in _children(owner)):
+        if time.monotonic() >= deadline:
+            raise BusyError("Resource busy: a handle is still being opened", code=11)
+        time.sleep(0)
+
+
+def _release_all(record: FamilyRecord, deadline: float) -> list[Tally]:
+    owner = record.owner
+    tallies: dict[int, Tally] = {}
+    failures: list[BaseException] = []
+    for child in reversed(_children(owner)):
+        if child is not record:
+            _release_child(child, tallies, failures)
+    try:
+        _engine.close_native(record.native, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS))
+    except BusyError:
+        owner.closing = False
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, once nothing is left open
+        failures.append(error)
+    release(record, Reason.CLOSED)
+    if failures:
+        raise failures[0]
+    return list(tallies.values())
+
+
+def _release_child(child: HandleRecord, tallies: dict[int, Tally], failures: list[BaseException]) -> None:
+    if child.guarded:
+        found = _guard.tally(child, _guard.OUTLIVED)
+        tallies[id(found)] = found
+    natives = _engine.natives_in(child.native)
+    try:
+        if release(child, Reason.DATABASE_CLOSED):
+            wait_until_unused(natives, 0, time.monotonic() + _LAST_CALLS_SECONDS)
+    except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
+        failures.append(error)
+
+
+def orphaned(record: FamilyRecord) -> None:
+    """Close a database whose handle was collected; runs in finalizers, so it does not wait long."""
+    tallies = close(record, timeout=_LAST_CALLS_SECONDS)
+    # Nobody can leave its `with` any more: what escaped is kept with the process.
+    for key in list(record.owner.leaks):
+        _registry.PROCESS.leaks[key] = record.owner.leaks.pop(key)
+    for found in tallies:
+        _guard.report(found)

@@ -1,0 +1,313 @@
+"""Reading and writing one column family, which is what a database is at its simplest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _engine
+from saferocks._batch import check_range
+from saferocks._handle import Handle, open_handle
+from saferocks._iterator import NATIVE_SCANS, open_cursor, open_scan
+from saferocks._options import check_read_options, native_read_options
+from saferocks._owner import FamilyRecord
+from saferocks._scans import Scans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rocksdict import CompactOptions, IngestExternalFileOptions, WriteOptions
+
+    from saferocks._iterator import RdictIter
+    from saferocks._options import ReadOptions
+    from saferocks._ordering import Bounds, Key
+
+
+class ColumnFamily(Handle):
+    """A column family as write batches name it (`ColumnFamilyHandle`).
+
+    From `db.get_column_family_handle(name)`; it is closed with its database.
+    """
+
+    __slots__ = ()
+
+    _record: FamilyRecord
+
+    @property
+    def name(self) -> str:
+        """The name of the column family."""
+        return self._record.family
+
+    def _native(self) -> Any:
+        return self._record.live
+
+
+def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[..., Any], name: str) -> ColumnFamily:
+    """Open the handle that batches take."""
+    family = ColumnFamily()
+    open_handle(family, parent, record).acquire(acquire, name)
+    return family
+
+
+class FamilyAccess(Scans, Handle):
+    """The reading and writing methods of one column family."""
+
+    __slots__ = ("_raw",)
+
+    _record: FamilyRecord
+
+    # ---- point reads: one call deep, and nothing but the call in the good case
+
+    def __getitem__(self, key: Key) -> Any:
+        """Return the value of a key, or a list of values for a list of keys (missing ones are None).
+
+        Raises:
+            KeyError: If there is no such key.
+            TypeError: If the database cannot hold such a key.
+        """
+        try:
+            return self._record.live[key]
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def __contains__(self, key: Key) -> bool:
+        try:
+            return key in self._record.live
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def get(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
+        """Return the value of a key, or a default (`Get`).
+
+        Args:
+            key: A key, or a list of keys for a list of values (`MultiGet`; other threads run meanwhile).
+            default: What to return for a missing key.
+            read_opt: How RocksDB reads; its bounds do not apply.
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+        """
+        if read_opt is not None:
+            return self._get_with(key, default, read_opt)
+        try:
+            return self._record.live.get(key, default)
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def _get_with(self, key: Key, default: Any, read_opt: ReadOptions) -> Any:
+        native = check_read_options(read_opt).native()
+        live = self._record.live
+        if isinstance(key, list):  # D13: a multi-get ignores read options
+            return [_engine.call(live.get, each, default, native) for each in key]
+        return _engine.call(live.get, key, default, native)
+
+    def get_entity(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
+        """Return the wide columns of a key as a list of `(name, value)`, or a default (`GetEntity`).
+
+        Args:
+            key: A key, or a list of keys for a list of results.
+            default: What to return for a missing key.
+            read_opt: How RocksDB reads; its bounds do not apply.
+        """
+        native = native_read_options(read_opt)
+        live = self._record.live
+        if isinstance(key, list):
+            return [self._entity(live, each, default, native) for each in key]
+        return self._entity(live, key, default, native)
+
+    def _entity(self, live: Any, key: Key, default: Any, read_opt: Any) -> Any:
+        try:
+            return live.get_entity(key, default, read_opt)
+        except BaseException as error:
+            if type(error) is Exception and str(error) == "NotFound: ":  # D13: the default is ignored
+                return default
+            raise _engine.translate(error) from None
+
+    def key_may_exist(self, key: Key, fetch: bool = False, read_opt: ReadOptions | None = None) -> Any:
+        """Tell cheaply whether a key may exist; False is certain (`KeyMayExist`).
+
+        Args:
+            key: The key.
+            fetch: Return `(may_exist, value or None)` instead.
+            read_opt: How RocksDB reads; its bounds do not apply.
+        """
+        return _engine.call(self._record.live.key_may_exist, key, fetch, native_read_options(read_opt))
+
+    # ---- writes: through `sink`, which refuses them in a database opened for reading (D8)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        try:
+            self._record.sink[key] = value
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def __delitem__(self, key: Key) -> None:
+        try:
+            del self._record.sink[key]
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def put(self, key: Key, value: Any, write_opt: WriteOptions | None = None) -> None:
+        """Write a row (`Put`).
+
+        Args:
+            key: The key.
+            value: The value.
+            write_opt: How RocksDB writes: sync, without write-ahead log, ...
+
+        Raises:
+            TypeError: If the database cannot hold such a key or value.
+            ReadOnlyError: If the database is open for reading.
+        """
+        try:
+            self._record.sink.put(key, value, write_opt)
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def put_entity(self, key: Key, names: list[Any], values: list[Any], write_opt: WriteOptions | None = None) -> None:
+        """Write a row of wide columns (`PutEntity`).
+
+        Args:
+            key: The key.
+            names: The names of the columns.
+            values: Their values, as many.
+            write_opt: How RocksDB writes.
+
+        Raises:
+            ValueError: If there are not as many values as names.
+        """
+        _engine.call(self._record.sink.put_entity, key, names, values, write_opt)
+
+    def delete(self, key: Key, write_opt: WriteOptions | None = None) -> None:
+        """Delete a key; a missing one is no error (`Delete`)."""
+        try:
+            self._record.sink.delete(key, write_opt)
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def delete_range(self, begin: Key, end: Key, write_opt: WriteOptions | None = None) -> None:
+        """Delete all keys in `begin <= key < end` (`DeleteRange`).
+
+        Raises:
+            InvalidArgumentError: If `end` comes before `begin`.
+        """
+        sink = self._record.sink
+        check_range(self._raw, begin, end)
+        _engine.call(sink.delete_range, begin, end, write_opt)
+
+    def ingest_external_file(self, paths: list[str], opts: IngestExternalFileOptions | None = None) -> None:
+        """Take SST files into the column family (`IngestExternalFile`).
+
+        Args:
+            paths: The files, made with `SstFileWriter`.
+            opts: Whether to move the files, and more.
+        """
+        arguments = () if opts is None else (opts,)
+        _engine.call(self._record.sink.ingest_external_file, [str(path) for path in paths], *arguments)
+
+    # ---- scans
+
+    def _open_scan(
+        self,
+        method: str,
+        backwards: bool,
+        from_key: Key,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+    ) -> Any:
+        record = self._record
+        live, native = record.live, native_read_options(read_opt)
+        start = bounds.start(backwards, from_key)
+        arguments = (live, NATIVE_SCANS[method], backwards, start, native)
+        return open_scan(
+            self, record.owner, label, method, backwards, bounds, from_key, _engine.open_scan, *arguments
+        )
+
+    def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+        record = self._record
+        return open_cursor(self, record.owner, label, bounds, record.live.iter, native_read_options(read_opt))
+
+    # ---- settings of this handle
+
+    def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
+        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
+        _engine.call(self._record.live.set_dumps, dumps)
+        if self._record.kind == "database":
+            self._record.owner.dumps = dumps
+
+    def set_loads(self, loads: Callable[[bytes], Any]) -> None:
+        """Decode with `loads` what `dumps` has encoded (instead of unpickling)."""
+        _engine.call(self._record.live.set_loads, loads)
+
+    def set_read_options(self, read_opt: ReadOptions) -> None:
+        """Use these options for point reads from now on; their bounds do not apply."""
+        _engine.call(self._record.live.set_read_options, check_read_options(read_opt).native())
+
+    def set_write_options(self, write_opt: WriteOptions) -> None:
+        """Use these options for writes from now on."""
+        _engine.call(self._record.live.set_write_options, write_opt)
+
+    def set_options(self, options: dict[str, str]) -> None:
+        """Change options of the column family while it is open (`SetOptions`).
+
+        Raises:
+            InvalidArgumentError: If RocksDB has no such option, or it cannot be changed.
+        """
+        self._record.owner.check_writable("set_options()")  # D8: rocksdict lets it through
+        _engine.call(self._record.live.set_options, options)
+
+    # ---- the files, and what RocksDB says of itself
+
+    def flush(self, wait: bool = True) -> None:
+        """Write the memtable to disk (`Flush`); other threads run meanwhile."""
+        _engine.call(self._record.sink.flush, wait)
+
+    def flush_wal(self, sync: bool = True) -> None:
+        """Write the write-ahead log to disk (`FlushWAL`)."""
+        _engine.call(self._record.sink.flush_wal, sync)
+
+    def compact_range(self, begin: Key, end: Key, compact_opt: CompactOptions | None = None) -> None:
+        """Compact the keys in a range; None leaves that end open (`CompactRange`).
+
+        Raises:
+            EngineError: If RocksDB counted background errors meanwhile, the compaction's own
+                among them: rocksdict does not hand on what went wrong.
+        """
+        self._record.owner.check_writable("compact_range()")  # D8: rocksdict lets it through
+        live = self._record.live
+        before = live.property_int_value("rocksdb.background-errors") or 0
+        _engine.call(live.compact_range, begin, end, *(() if compact_opt is None else (compact_opt,)))
+        failed = (live.property_int_value("rocksdb.background-errors") or 0) - before
+        if failed > 0:  # D13: errors of a compaction are swallowed
+            raise _engine.from_text(
+                f"Corruption: RocksDB counted {failed} background errors during compact_range; its LOG says which"
+            )
+
+    def property_value(self, name: str) -> str | None:
+        """Return a property of RocksDB as text, or None if there is none of that name (`GetProperty`)."""
+        value: str | None = _engine.call(self._record.live.property_value, name)
+        return value
+
+    def property_int_value(self, name: str) -> int | None:
+        """Return a property of RocksDB as a number, or None if there is none (`GetIntProperty`).
+
+        Raises:
+            EngineError: If the property is text.
+        """
+        value: int | None = _engine.call(self._record.live.property_int_value, name)
+        return value
+
+    def latest_sequence_number(self) -> int:
+        """Return the sequence number of the latest write (`GetLatestSequenceNumber`)."""
+        number: int = _engine.call(self._record.live.latest_sequence_number)
+        return number
+
+    def live_files(self) -> list[dict[str, Any]]:
+        """List the SST files with their sizes, levels and key ranges (`GetLiveFilesMetaData`)."""
+        files: list[dict[str, Any]] = _engine.call(self._record.live.live_files)
+        return files
+
+    def path(self) -> str:
+        """Return the path of the database."""
+        self._record.live
+        return self._record.owner.name

@@ -1,0 +1,553 @@
+"""The database: opening, closing, column families, and everything that is opened from it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _closing, _directory, _engine, _guard, _opening, events, inspection
+from saferocks._batch import BulkWriter, WriteBatch, foreign_family
+from saferocks._cursor import PinnedCursor
+from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
+from saferocks._directory import text_path
+from saferocks._files import Checkpoint
+from saferocks._handle import open_handle, release, tell_or_note, wait_until_unused
+from saferocks._options import native_read_options
+from saferocks._owner import DatabaseOwner, FamilyRecord
+from saferocks._registry import Reason
+from saferocks._snapshot import Snapshot, open_snapshot
+from saferocks.errors import (
+    ColumnFamilyNotFoundError,
+    HandleClosedError,
+    InvalidArgumentError,
+    LeakedHandlesError,
+    ModeMismatchError,
+    NotSupportedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from rocksdict import Options, WriteOptions
+
+    from saferocks._handle import Scope
+    from saferocks._options import AccessType
+    from saferocks._settings import Policy, Trace
+    from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage
+
+_DEFAULT_FLUSH_BYTES = 8 << 20
+_DROP_SECONDS = 30.0
+
+
+class DatabaseRecord(FamilyRecord):
+    """The record of a database.
+
+    Attributes:
+        scoped: Whether it came from `saferocks.open`, and so is to be entered.
+    """
+
+    __slots__ = ("scoped",)
+
+    kind = "database"
+    guarded = True
+
+    def __init__(self, owner: DatabaseOwner, *, scoped: bool) -> None:
+        self.scoped = scoped
+        super().__init__(owner, _engine.DEFAULT_FAMILY)
+
+    def before_entering(self) -> None:
+        """Allow a database from the constructor, which is closed by hand; the policy decides on others."""
+        if self.scoped:
+            _guard.unscoped(self)
+
+    def escape(self) -> str | None:
+        """Say how the database escaped: from the constructor, it should have been closed."""
+        return super().escape() if self.scoped else _guard.COLLECTED
+
+    def collected(self) -> None:
+        """Close a database whose handle was dropped, and report it."""
+        if _guard.exited:
+            return
+        escape = self.escape()
+        found = None if escape is None else _guard.tally(self, escape)
+        _closing.orphaned(self)
+        if found is None:
+            return
+        if found.policy == "raise":
+            raise LeakedHandlesError((found.as_leak(),))
+        _guard.report(found)
+
+
+class Rdict(FamilyAccess):
+    """A RocksDB database, or one of its column families.
+
+    Opened by this constructor it works as rocksdict's does (typed and pickling by default), and
+    is closed by `with` or `close()`. `saferocks.open` is the safer way in.
+
+    Args:
+        path: The directory; made if it is missing.
+        options: Options of the database and of its default column family; those on disk if left out.
+        column_families: Names of all column families with their options; all of them, as on disk, if left out.
+        access_type: For reading, writing or following; `AccessType.read_write()` if left out.
+        raw_mode: Whether keys and values are raw bytes; that of the options or of the disk if left out.
+        allow_pickle: Whether other values than bytes, str, int, float and bool are pickled.
+            Unpickling runs whatever code is in the value: only for databases that you trust.
+        statistics: Whether RocksDB counts, which `audit()` needs; costs some 10 to 20 percent.
+        lock_timeout: Seconds to wait for another holder of the database.
+        close_timeout: Seconds for which a close waits for calls in flight.
+        policy: What happens to handles that escape: `warn`, `raise` or `ignore`; that of the process if left out.
+        trace: What is remembered of each opening: `off`, `site` or `stack`; that of the process if left out.
+
+    Raises:
+        ModeMismatchError: If the database on disk is of the other mode.
+        LockedError: If it is open elsewhere.
+        CorruptionError: If it is damaged.
+        IOFailedError: If the path is a file, or may not be written.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        path: str,
+        options: Options | None = None,
+        column_families: Mapping[str, Options] | None = None,
+        access_type: AccessType | None = None,
+        *,
+        raw_mode: bool | None = None,
+        allow_pickle: bool = True,
+        statistics: bool = False,
+        lock_timeout: float = 0.0,
+        close_timeout: float = 30.0,
+        policy: Policy | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        request = _opening.check_request(
+            path, options, column_families, access_type, raw_mode, allow_pickle, statistics,
+            lock_timeout, close_timeout, policy, trace,
+        )  # fmt: skip
+        self._open(request, default_raw=False, scoped=False)
+
+    def _open(self, request: _opening.Request, *, default_raw: bool, scoped: bool) -> None:
+        owner = DatabaseOwner(request.path, request.access, request.close_timeout, request.policy, request.trace)
+        record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
+        record.acquire(self._acquire, owner, request, default_raw)
+        events.emit(logging.DEBUG, "saferocks.database_opened", database=owner.name, access=owner.access.name)
+
+    def _acquire(self, owner: DatabaseOwner, request: _opening.Request, default_raw: bool) -> Any:
+        opened = _opening.open_database(request, default_raw)
+        owner.raw = self._raw = opened.raw
+        owner.options = opened.options
+        owner.families = set(opened.families)
+        if not (opened.raw or request.allow_pickle):
+            owner.dumps = _engine.refuse_pickle_dumps
+        return opened.native
+
+    @property
+    def _main(self) -> Rdict:
+        """The database, from one of its column families too."""
+        return self._parent or self
+
+    # ---- closing
+
+    def close(self, *, cancel_background: bool = False) -> None:
+        """Close the database and release everything opened from it; its path can be reopened at once.
+
+        On a column family, release just that. Closing twice is no error.
+
+        Args:
+            cancel_background: Stop compactions rather than wait for them, for a fast hand-over.
+
+        Raises:
+            BusyError: If calls in flight do not end within `close_timeout`; the database stays open and usable.
+            LeakedHandlesError: If handles have escaped, under the policy `raise`; the database is closed.
+            EngineError: If RocksDB reports an error on closing; the database is closed.
+
+        Warns:
+            LeakedHandleWarning: If handles have outlived it, under the policy `warn`.
+        """
+        if self._record.kind == "column_family":
+            release(self._record, Reason.CLOSED)
+        else:
+            self._close(None, cancel_background)
+
+    def _close(self, error: BaseException | None, cancel_background: bool) -> None:
+        owner = self._record.owner
+        if self._record.reason is not None:
+            return
+        try:
+            tallies = _closing.close(self._record, cancel_background=cancel_background)
+        except Exception as failure:  # noqa: BLE001 - raised again, or attached to the body's own
+            tell_or_note(error, failure)
+            return
+        events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
+        leaks = _guard.take_leaks(owner)
+        try:
+            for found in tallies:
+                _guard.report(found)
+            events.drain()
+            if leaks:
+                raise LeakedHandlesError(leaks)
+        except Exception as failure:  # noqa: BLE001 - see above
+            tell_or_note(error, failure)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._record.kind == "column_family":
+            release(self._record, Reason.EXITED)
+        else:
+            self._close(error, False)
+
+    # ---- column families
+
+    @property
+    def column_families(self) -> tuple[str, ...]:
+        """The names of the column families, `default` among them, in alphabetical order."""
+        return tuple(sorted(self._record.owner.families))
+
+    def get_column_family(self, name: str) -> Rdict:
+        """Return a column family, for reading and writing; it is closed with its database.
+
+        Raises:
+            ColumnFamilyNotFoundError: If the database has none of that name.
+        """
+        self._check_family(name)
+        return self._family(name, self._main._record.live.get_column_family)
+
+    def get_column_family_handle(self, name: str) -> ColumnFamily:
+        """Return a column family as write batches name it; it is closed with its database.
+
+        Raises:
+            ColumnFamilyNotFoundError: If the database has none of that name.
+        """
+        self._check_family(name)
+        live = self._main._record.live
+        record = FamilyRecord(self._record.owner, name)
+        return open_family_handle(self._main, record, live.get_column_family_handle, name)
+
+    def create_column_family(self, name: str, options: Options | None = None) -> Rdict:
+        """Make a column family (`CreateColumnFamily`).
+
+        Args:
+            name: Its name.
+            options: Its options; rocksdict's defaults in the mode of this database if left out.
+
+        Raises:
+            InvalidArgumentError: If there is one of that name.
+            ModeMismatchError: If the options are of the other mode.
+            ReadOnlyError: If the database is open for reading: made through such a handle, it
+                would destroy data of the primary (D8).
+        """
+        owner = self._record.owner
+        self._record.live
+        owner.check_writable("create_column_family()")
+        _check_name(name)
+        with owner.lock:
+            if name in owner.families:
+                raise InvalidArgumentError(f"Invalid argument: Column family already exists: {name!r}", code=4)
+            options = _engine.new_options(owner.raw) if options is None else options
+            family = self._family(name, self._main._record.live.create_column_family, options)
+            owner.families.add(name)
+        return family
+
+    def drop_column_family(self, name: str) -> None:
+        """Delete a column family and its rows (`DropColumnFamily`).
+
+        Handles of it raise ColumnFamilyDroppedError from then on; open scans of it go on.
+
+        Raises:
+            ColumnFamilyNotFoundError: If there is none of that name.
+            InvalidArgumentError: If it is the default one, which cannot be dropped.
+            BusyError: If a call on it does not end in time; it is not dropped then.
+        """
+        owner = self._record.owner
+        self._record.live
+        owner.check_writable("drop_column_family()")
+        self._check_family(name)
+        if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
+            raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
+        with owner.lock:
+            self._release_family(name)
+            _engine.call(self._main._record.live.drop_column_family, name)
+            owner.families.discard(name)
+
+    def _release_family(self, name: str) -> None:
+        """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
+        deadline = time.monotonic() + _DROP_SECONDS
+        for record in reversed(tuple(self._record.owner.children.values())):
+            if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
+                natives = [record.native]
+                release(record, Reason.FAMILY_DROPPED)
+                wait_until_unused(natives, 0, deadline)
+
+    def _family(self, name: str, acquire: Any, *arguments: Any) -> Rdict:
+        family = Rdict.__new__(Rdict)
+        family._raw = self._raw
+        open_handle(family, self._main, FamilyRecord(self._record.owner, name)).acquire(acquire, name, *arguments)
+        return family
+
+    def _check_family(self, name: str) -> None:
+        _check_name(name)
+        self._record.live
+        known = self.column_families
+        if name not in known:
+            raise ColumnFamilyNotFoundError(
+                f"column name `{name}` does not exist, use `create_cf` to creat it: the database at "
+                f"{self._record.owner.name!r} has {', '.join(map(repr, known))}; make it with "
+                f"db.create_column_family({name!r})"
+            )
+
+    # ---- handles
+
+    def snapshot(
+        self,
+        *,
+        column_families: Iterable[str] = (),
+        point_reads_only: bool = False,
+        label: str | None = None,
+    ) -> Scope[Snapshot]:
+        """Open a snapshot of this moment (`GetSnapshot`).
+
+        Args:
+            column_families: Further column families to cover, read through `snap.get_column_family(name)`.
+            point_reads_only: Do without scans, and pin no memtables.
+            label: A name for it in reports.
+
+        Raises:
+            ColumnFamilyNotFoundError: If there is no such column family.
+            NotSupportedError: If the database is a secondary, whose snapshots do not hold still (D15).
+        """
+        record = self._record
+        live = record.live
+        if record.owner.access.name == "secondary":
+            raise NotSupportedError(
+                "Not implemented: a snapshot of a secondary shows newer data after each catch-up; "
+                "read without one, or open the database as read_only",
+                code=3,
+            )
+        names = self._snapshot_names(column_families)
+        scans = not point_reads_only
+        return open_snapshot(
+            self, record.owner, label, self._raw, names, self._acquire_snapshot, live, names[1:], scans
+        )
+
+    def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
+        if not column_families:
+            return (self._record.family,)
+        if isinstance(column_families, str):
+            raise TypeError(f"column_families is {column_families!r}; give a list of names")
+        others = tuple(dict.fromkeys(column_families))
+        for name in others:
+            self._check_family(name)
+        return (self._record.family, *(name for name in others if name != self._record.family))
+
+    def _acquire_snapshot(self, live: Any, others: tuple[str, ...], scans: bool) -> Any:
+        main = self._main._record.live
+        families = (live, *(_engine.call(main.get_column_family, name) for name in others))
+        views = _engine.open_snapshot(families, native_read_options(None) if scans else None)
+        return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
+
+    def write_batch(self, *, label: str | None = None) -> Scope[WriteBatch]:
+        """Open a batch that is written as one on a clean exit, and discarded on an exception (`Write`).
+
+        Args:
+            label: A name for it in reports.
+        """
+        record = self._main._record
+        record.owner.check_writable("write_batch()")
+        record.live
+        batch = WriteBatch.__new__(WriteBatch)
+        main = self._main
+        batch._prepare(main, record.owner, label, self._raw, main._new_batch, main._commit)
+        return batch
+
+    def bulk_writer(self, *, flush_bytes: int = _DEFAULT_FLUSH_BYTES, label: str | None = None) -> Scope[BulkWriter]:
+        """Open a writer for any number of rows in bounded memory.
+
+        It is not atomic: it writes one batch after the other, and what was written stays.
+
+        Args:
+            flush_bytes: Size at which a batch is written.
+            label: A name for it in reports.
+
+        Raises:
+            ValueError: If `flush_bytes` is not positive.
+        """
+        if isinstance(flush_bytes, bool) or not isinstance(flush_bytes, int):
+            raise TypeError(f"flush_bytes is {flush_bytes!r}; give a number of bytes")
+        if flush_bytes <= 0:
+            raise ValueError(f"flush_bytes is {flush_bytes}; give a positive number of bytes")
+        record = self._main._record
+        record.owner.check_writable("bulk_writer()")
+        record.live
+        bulk = BulkWriter.__new__(BulkWriter)
+        main = self._main
+        bulk._prepare(main, record.owner, label, self._raw, main._new_batch, main._write_native, flush_bytes)
+        return bulk
+
+    def _new_batch(self) -> Any:
+        native = _engine.new_batch(self._raw)
+        if self._record.owner.dumps is not None:
+            native.set_dumps(self._record.owner.dumps)
+        return native
+
+    def checkpoint(self, *, label: str | None = None) -> Scope[Checkpoint]:
+        """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`)."""
+        return Checkpoint(self._main, label=label)
+
+    # ---- batches
+
+    def write(self, write_batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
+        """Write a batch as one, and release it (`Write`).
+
+        Args:
+            write_batch: The batch; afterwards it is used up, whether the write succeeded or not.
+            write_opt: How RocksDB writes.
+
+        Raises:
+            ModeMismatchError: If the batch is of the other mode.
+            InvalidArgumentError: If it refers to a column family of another database (D16).
+            ColumnFamilyDroppedError: If it refers to one that was dropped (D19).
+        """
+        if not isinstance(write_batch, WriteBatch):
+            raise TypeError(f"write_batch is {type(write_batch).__name__}; give a saferocks.WriteBatch")
+        self._main._commit(write_batch, write_opt)
+
+    def _commit(self, batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
+        if batch._raw != self._raw:
+            raise ModeMismatchError(
+                f"must set raw_mode={self._raw} for WriteBatch: the batch has raw_mode={batch._raw}, the database "
+                f"at {self._record.owner.name!r} has raw_mode={self._raw}"
+            )
+        native = batch._record.live
+        reason: Reason | None = Reason.FAILED
+        try:
+            self._write_native(native, batch._families, write_opt)
+            reason = Reason.COMMITTED
+        except (ModeMismatchError, HandleClosedError):
+            reason = None  # refused before RocksDB saw it: the batch is as it was
+            raise
+        finally:
+            if reason is not None:
+                release(batch._record, reason)
+
+    def _write_native(self, native: Any, families: Iterable[ColumnFamily], write_opt: WriteOptions | None = None) -> None:
+        sink = self._record.sink
+        if not families:
+            _engine.call(sink.write, native, write_opt)
+            return
+        owner = self._record.owner
+        with owner.lock:  # so that none of them is dropped in between
+            for family in families:
+                if family._record.owner is not owner:
+                    raise foreign_family(family, owner)
+                family._native()
+            _engine.call(sink.write, native, write_opt)
+
+    # ---- the whole database
+
+    def cancel_all_background(self, wait: bool) -> None:
+        """Stop compactions and flushes, for good (`CancelAllBackgroundWork`)."""
+        _engine.call(self._record.live.cancel_all_background, wait)
+
+    def try_catch_up_with_primary(self) -> None:
+        """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`)."""
+        _engine.call(self._record.live.try_catch_up_with_primary)
+
+    def handles(self) -> tuple[HandleInfo, ...]:
+        """Return the open handles of this database, oldest first."""
+        self._record.live
+        records = tuple(self._record.owner.children.values())
+        return inspection.handle_infos(record for record in records if record.kind != "database")
+
+    def memory(self) -> MemoryUsage:
+        """Return what the database holds in memory and on disk, summed over its column families."""
+        main = self._main._record.live
+        families = [_engine.call(main.get_column_family, name) for name in self.column_families]
+        return inspection.memory_usage(families)
+
+    def audit(self) -> AuditReport:
+        """Compare the open handles with RocksDB's own counts.
+
+        Open with `statistics=True` for the iterators; without it the report says that they were not checked.
+        """
+        return inspection.audit(self._record.owner, self._main._record.live)
+
+    # ---- databases that are not open
+
+    @staticmethod
+    def destroy(path: str, options: Options | None = None) -> None:
+        """Delete a database that nobody has open (`DestroyDB`); a path where there is none is no error.
+
+        Raises:
+            LockedError: If it is open.
+            IOFailedError: If the path is a file, or a directory of other things.
+        """
+        target = text_path(path)
+        if _directory.check_destroyable(target):
+            _engine.destroy(target, options)
+
+    @staticmethod
+    def repair(path: str, options: Options | None = None) -> None:
+        """Rebuild what can be rebuilt of a damaged database (`RepairDB`); try it on a copy.
+
+        Args:
+            path: The database.
+            options: Its options; rocksdict's defaults in its mode if left out.
+
+        Raises:
+            IOFailedError: If there is no database at the path.
+        """
+        target = text_path(path)
+        _engine.repair(target, options or _engine.new_options(_directory.mode_for_repair(target)))
+
+    @staticmethod
+    def list_cf(path: str, options: Options | None = None) -> list[str]:
+        """List the column families of a database that may be closed (`ListColumnFamilies`)."""
+        return _engine.list_families(text_path(path), options)
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
+
+
+def open(  # noqa: A001 - the word for it, as in `dbm.open`
+    path: str,
+    *,
+    options: Options | None = None,
+    column_families: Mapping[str, Options] | None = None,
+    access_type: AccessType | None = None,
+    raw_mode: bool | None = None,
+    allow_pickle: bool = False,
+    statistics: bool = False,
+    lock_timeout: float = 0.0,
+    close_timeout: float = 30.0,
+    policy: Policy | None = None,
+    trace: Trace | None = None,
+) -> Scope[Rdict]:
+    """Open a database, to be entered with `with`; it is made if it is missing.
+
+    Keys and values are raw bytes unless the options or `raw_mode=False` say otherwise, and
+    nothing is unpickled unless `allow_pickle=True` says so. The parameters are those of `Rdict`.
+
+    Returns:
+        A scope; enter it to use the database, leave it to close it.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "events.db")) as db:
+        ...     db[b"k"] = b"v"
+        ...     db[b"k"]
+        b'v'
+    """
+    request = _opening.check_request(
+        path, options, column_families, access_type, raw_mode, allow_pickle, statistics,
+        lock_timeout, close_timeout, policy, trace,
+    )  # fmt: skip
+    database = Rdict.__new__(Rdict)
+    database._open(request, default_raw=True, scoped=True)
+    return database

@@ -1,0 +1,247 @@
+"""What a database directory says of itself, read without RocksDB and without touching it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG_NAME = "rocksdict-config.json"
+
+# A VersionEdit writes the comparator as tag 1, the length of its name, its name.
+_RAW_MARK = b"\x01\x1aleveldb.BytewiseComparator"
+_TYPED_MARK = b"\x01\x09rocksdict"
+#: Files that a failed open leaves in a directory that was no database before.
+_LITTER = (CONFIG_NAME, "LOCK", "LOG", "IDENTITY")
+
+
+def text_path(path: object) -> str:
+    """Return a path as text.
+
+    Raises:
+        TypeError: If it is no path.
+        ValueError: If it is empty or holds a NUL.
+    """
+    try:
+        text = os.fsdecode(path)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"path {path!r} is {type(path).__name__}; give a str, bytes or os.PathLike") from None
+    if not text or "\0" in text:
+        raise ValueError(f"path {text!r} is {'empty' if not text else 'not a path: it holds a NUL'}")
+    return text
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory as it was found.
+
+    Attributes:
+        path: The directory.
+        is_database: Whether a RocksDB database is in it.
+        raw_mode: Whether the keys on disk are raw bytes; None where there is no database.
+    """
+
+    path: str
+    is_database: bool
+    raw_mode: bool | None
+
+
+def look(path: str) -> Directory:
+    """Read what is at `path`, changing nothing.
+
+    Raises:
+        IOFailedError: If it is a file, or cannot be read.
+        CorruptionError: If CURRENT does not name a readable MANIFEST.
+        ModeMismatchError: If the database was made with a comparator of another program.
+    """
+    _check_reachable(path)
+    current = os.path.join(path, "CURRENT")
+    if not os.path.lexists(current):
+        return Directory(path, is_database=False, raw_mode=None)
+    return Directory(path, is_database=True, raw_mode=_mode_of(path, current))
+
+
+def _check_reachable(path: str) -> None:
+    """Refuse, before the disk is touched, a path that is a file or lies below one, or is not writable."""
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(os.path.abspath(existing))
+    if not os.path.isdir(existing):
+        raise IOFailedError(
+            f"IO error: {existing!r} is not a directory; a database is a directory of its own, give another path",
+            code=5,
+        )
+    if not os.access(existing, os.R_OK | os.X_OK):
+        raise IOFailedError(f"IO error: no permission to read {existing!r}; change its owner or mode", code=5)
+
+
+def check_writable(path: str) -> None:
+    """Refuse a path in which this process may not create files.
+
+    Raises:
+        IOFailedError: If the directory, or its nearest existing parent, is not writable.
+    """
+    existing = path
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(os.path.abspath(existing))
+    writable = os.access(existing, os.W_OK | os.X_OK)
+    read_only_mount = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
+    if not writable or read_only_mount:
+        raise IOFailedError(
+            f"IO error: no permission to write in {existing!r}; change its owner or mode, "
+            "or open with access_type=AccessType.read_only()",
+            code=5,
+        )
+
+
+def _mode_of(path: str, current: str) -> bool:
+    """Tell raw from typed by the comparator in the MANIFEST, which no later open rewrites (D9)."""
+    try:
+        with open(current, "rb") as file:
+            name = file.read(256).strip().decode("ascii")
+        with open(os.path.join(path, name), "rb") as file:
+            head = file.read(1 << 16)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
+            "restore it, or try saferocks.Rdict.repair on a copy",
+            code=2,
+        ) from error
+    return _mode_in(head, path)
+
+
+def _mode_in(head: bytes, path: str) -> bool:
+    typed, raw = head.find(_TYPED_MARK), head.find(_RAW_MARK)
+    if typed != raw:  # the comparator comes before any key, so the first mark is the true one
+        return typed < 0 or 0 <= raw < typed
+    raise CorruptionError(
+        f"Corruption: the MANIFEST of {path!r} names no comparator that rocksdict knows; it is damaged, or the "
+        "database belongs to another program; restore it, or try saferocks.Rdict.repair on a copy",
+        code=2,
+    )
+
+
+def check_mode(found: Directory, raw_mode: bool) -> None:
+    """Refuse to open a database in the wrong mode, before the disk is touched (D9).
+
+    rocksdict opens it once, rewrites its configuration, and the next right open fails.
+
+    Raises:
+        ModeMismatchError: Naming both modes.
+    """
+    if found.raw_mode is None or found.raw_mode == raw_mode:
+        return
+    holds, wanted = ("raw bytes", "typed") if found.raw_mode else ("typed keys and values", "raw")
+    raise ModeMismatchError(
+        f"Invalid argument: the database at {found.path!r} holds {holds}, and was to be opened as {wanted}; "
+        f"open it with raw_mode={found.raw_mode}",
+        code=4,
+    )
+
+
+def check_destroyable(path: str) -> bool:
+    """Tell whether there is a database to destroy at `path`.
+
+    Raises:
+        IOFailedError: If there is something else: RocksDB would delete whatever in it is named like its files.
+    """
+    _check_reachable(path)
+    if not os.path.lexists(path):
+        return False
+    names = os.listdir(path)
+    if any(name == "CURRENT" or name.startswith("MANIFEST-") for name in names):
+        return True
+    if set(names) <= set(_LITTER):
+        return bool(names)
+    raise IOFailedError(f"IO error: {path!r} holds no database; its files were left alone", code=5)
+
+
+def mode_for_repair(path: str) -> bool:
+    """Tell the mode of a damaged database as well as can be told.
+
+    Raises:
+        IOFailedError: If there is no database at `path`: RocksDB would make one.
+    """
+    _check_reachable(path)
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if not any(name == "CURRENT" or name.startswith("MANIFEST-") or name.endswith((".sst", ".log")) for name in names):
+        raise IOFailedError(f"IO error: No such file or directory: there is no database to repair at {path!r}", code=5)
+    manifests = sorted((name for name in names if name.startswith("MANIFEST-")), reverse=True)
+    for name in manifests:
+        head = (_read_or_none(os.path.join(path, name)) or b"")[: 1 << 16]
+        with suppress(CorruptionError):
+            return _mode_in(head, path)
+    config = _read_or_none(os.path.join(path, CONFIG_NAME)) or b""
+    return b'"raw_mode":true' in config
+
+
+@contextmanager
+def left_as_found(path: str, *, always: bool) -> Iterator[None]:
+    """Put back rocksdict's configuration file, and remove litter, when an open fails.
+
+    rocksdict creates the directory and writes its configuration before RocksDB has agreed to
+    open, and also through read-only handles.
+
+    Args:
+        path: The database directory.
+        always: Put the configuration back after a success too (read-only and secondary).
+    """
+    config = os.path.join(path, CONFIG_NAME)
+    before = _read_or_none(config)
+    missing = _missing_directories(path)
+    new = not os.path.lexists(os.path.join(path, "CURRENT"))
+    kept = frozenset(os.listdir(path)) if os.path.isdir(path) else frozenset()
+    try:
+        yield
+    except BaseException:
+        if new:
+            _remove_litter(path, kept, missing)
+        _restore(config, before)
+        raise
+    if always:
+        _restore(config, before)
+
+
+def _read_or_none(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _restore(path: str, content: bytes | None) -> None:
+    if content is None or _read_or_none(path) == content:
+        return
+    partial = f"{path}.saferocks"
+    with open(partial, "wb") as file:
+        file.write(content)
+    os.replace(partial, path)
+
+
+def _missing_directories(path: str) -> tuple[str, ...]:
+    """List the directories that opening `path` would create, deepest first."""
+    missing: list[str] = []
+    step = os.path.abspath(path)
+    while not os.path.lexists(step):
+        missing.append(step)
+        step = os.path.dirname(step)
+    return tuple(missing)
+
+
+def _remove_litter(path: str, kept: frozenset[str], missing: tuple[str, ...]) -> None:
+    if os.path.lexists(os.path.join(path, "CURRENT")):
+        return  # another process made a database here meanwhile: nothing in it is ours
+    for name in _LITTER:
+        if name not in kept:
+            with suppress(OSError):
+                os.unlink(os.path.join(path, name))
+    for directory in missing:
+        with suppress(OSError):
+            os.rmdir(directory)

@@ -1,0 +1,429 @@
+"""The only module that imports rocksdict: native calls, error mapping, and the defences against defects.
+
+Each workaround carries the number of the defect it answers (D1 to D21, listed in
+docs/rocksdict-defects.md) and can be deleted alone when upstream mends that defect.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import rocksdict as _native
+from rocksdict import (
+    BlockBasedIndexType,
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    ChecksumType,
+    CompactOptions,
+    CuckooTableOptions,
+    DataBlockIndexType,
+    DBCompactionStyle,
+    DBCompressionType,
+    DBPath,
+    DBRecoveryMode,
+    Env,
+    FifoCompactOptions,
+    IngestExternalFileOptions,
+    KeyEncodingType,
+    MemtableFactory,
+    Options,
+    PlainTableFactoryOptions,
+    SliceTransform,
+    UniversalCompactionStopStyle,
+    UniversalCompactOptions,
+    WriteBufferManager,
+    WriteOptions,
+)
+
+from saferocks import errors
+from saferocks.errors import EngineError, HandleClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+OPTION_CLASSES = (
+    BlockBasedIndexType,
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    ChecksumType,
+    CompactOptions,
+    CuckooTableOptions,
+    DBCompactionStyle,
+    DBCompressionType,
+    DBPath,
+    DBRecoveryMode,
+    DataBlockIndexType,
+    Env,
+    FifoCompactOptions,
+    IngestExternalFileOptions,
+    KeyEncodingType,
+    MemtableFactory,
+    Options,
+    PlainTableFactoryOptions,
+    SliceTransform,
+    UniversalCompactOptions,
+    UniversalCompactionStopStyle,
+    WriteBufferManager,
+    WriteOptions,
+)
+#: Exported by rocksdict, though its stub does not list it.
+FlushOptions: Any = _native.FlushOptions  # type: ignore[attr-defined]
+SCAN_METHODS = ("items", "keys", "values", "columns", "entities")
+DEFAULT_FAMILY = "default"
+
+#: How often a view is taken anew because a writer came in between, before the caller hears of it.
+VIEW_ATTEMPTS = 1000
+
+
+class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
+    """A database or column family was used after its release; rocksdict's `DbClosedError` too."""
+
+
+# --------------------------------------------------------------------------- errors (D11)
+
+_STATUSES: tuple[tuple[str, int, type[EngineError]], ...] = (
+    ("NotFound: ", 1, EngineError),
+    ("Corruption: ", 2, errors.CorruptionError),
+    ("Not implemented: ", 3, errors.NotSupportedError),
+    ("Invalid argument: ", 4, errors.InvalidArgumentError),
+    ("IO error: ", 5, errors.IOFailedError),
+    ("Merge in progress: ", 6, EngineError),
+    ("Result incomplete: ", 7, errors.IncompleteError),
+    ("Shutdown in progress: ", 8, errors.ShutdownError),
+    ("Operation timed out: ", 9, errors.TimedOutError),
+    ("Operation aborted: ", 10, errors.AbortedError),
+    ("Resource busy: ", 11, errors.BusyError),
+    ("Operation expired: ", 12, EngineError),
+    ("Operation failed. Try again.: ", 13, errors.TryAgainError),
+    ("Compaction too large: ", 14, EngineError),
+    ("Column family dropped: ", 15, errors.ColumnFamilyDroppedError),
+)
+# Texts that say more than their status does; the first that is found decides.
+_REFINEMENTS: tuple[tuple[str, type[EngineError]], ...] = (
+    ("lock hold by current process", errors.LockedError),
+    ("While lock file", errors.LockedError),
+    ("No space left on device", errors.NoSpaceError),
+    ("operation in read only mode", errors.ReadOnlyError),
+    ("operation in secondary mode", errors.ReadOnlyError),
+    ("Column family not found", errors.ColumnFamilyNotFoundError),
+    ("Column families not opened", errors.InvalidArgumentError),
+    ("does not match existing comparator", errors.ModeMismatchError),
+    ("must set raw_mode=", errors.ModeMismatchError),
+    ("should have raw_mode=", errors.ModeMismatchError),
+    ("Invalid column family: ", errors.ColumnFamilyNotFoundError),
+    ("use `create_cf` to creat it", errors.ColumnFamilyNotFoundError),
+    ("(os error ", errors.IOFailedError),
+)
+_SUBCODES = (
+    "No space left on device",
+    "Stale file handle",
+    "Memory limit reached",
+    "No such file or directory",
+    "Space limit reached",
+    "Path not found",
+)
+_BAD_TYPES = ("raw mode only support bytes", "Only support `string`")
+_TRANSLATED = (Exception, RuntimeError, _native.DbClosedError, KeyError, ValueError)
+_PATTERN_UNOPENED = re.compile(r"Column families not opened: (.*)")
+
+
+def from_text(text: str) -> EngineError:
+    """Turn an error text of RocksDB or rocksdict into the typed error that starts with that text."""
+    code, kind = next(((c, k) for prefix, c, k in _STATUSES if text.startswith(prefix)), (None, EngineError))
+    kind = next((refined for mark, refined in _REFINEMENTS if mark in text), kind)
+    subcode = next((sub for sub in _SUBCODES if sub in text), None)
+    error = kind(text, code=code, subcode=subcode)
+    unopened = _PATTERN_UNOPENED.search(text)
+    if unopened:
+        errors.add_note(error, f"add {unopened[1]} to column_families=, or leave it out to open all of them")
+    return error
+
+
+def translate(error: BaseException) -> BaseException:
+    """Return the typed error for one that came out of a native call.
+
+    What a caller's own `loads` or `dumps` raised, a missing key and Python's own errors come back
+    as they are.
+    """
+    if type(error).__name__ == "PanicException":
+        return from_text(f"Corruption: rocksdict panicked: {error}")
+    if type(error) not in _TRANSLATED or _came_from_python(error):
+        return error
+    if isinstance(error, _native.DbClosedError):
+        return DatabaseClosedError(str(error))
+    text = str(error.args[0]) if error.args else str(error)
+    if any(mark in text for mark in _BAD_TYPES):
+        return TypeError(f"{text}; pass keys and values of the types that the mode of this database takes")
+    if isinstance(error, RuntimeError):
+        return _from_runtime_error(error, text)
+    if isinstance(error, (KeyError, ValueError)):
+        return error
+    if text.startswith("names and values"):
+        return ValueError(text)
+    return from_text(text)
+
+
+def _came_from_python(error: BaseException) -> bool:
+    """Tell an error raised by Python code below a native call: native code leaves no frame."""
+    traceback = error.__traceback__
+    return traceback is not None and traceback.tb_next is not None
+
+
+def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
+    if text not in ("Already borrowed", "Already mutably borrowed"):
+        return error
+    return errors.ConcurrentUseError(f"{text}: another call is using the same native object; open one for each thread")
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call something native, with typed errors. Not for hot paths, which translate in place."""
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        raise translate(error) from None
+
+
+# --------------------------------------------------------------------------- open
+
+
+def is_raw(options: Options) -> bool:
+    """Tell the mode of an `Options`, which hides it: only a raw writer refuses an int as a key."""
+    try:
+        _native.SstFileWriter(options)[0] = b""
+    except KeyError:
+        return True
+    except Exception:  # noqa: BLE001 - a typed writer gets as far as "File is not opened"
+        return False
+    return False
+
+
+def new_options(raw: bool) -> Options:
+    """Return rocksdict's default options for a mode."""
+    return Options(raw_mode=raw)
+
+
+def load_options(path: str) -> tuple[Options, dict[str, Options]] | None:
+    """Load the options a database was last opened with, or None if it has no OPTIONS file.
+
+    Raises:
+        EngineError: If there is one that cannot be read; rocksdict would silently open with its
+            defaults instead.
+    """
+    try:
+        loaded: tuple[Options, dict[str, Options]] = _native.Options.load_latest(path)
+    except BaseException as error:
+        if "No options files found" in str(error):
+            return None
+        raise translate(error) from None
+    return loaded
+
+
+def open_native(
+    path: str, options: Options, families: Mapping[str, Options] | None, access: Callable[[Any], Any] | None
+) -> Any:
+    """Open a database natively."""
+    native_access = access(_native.AccessType) if access else _native.AccessType.read_write()
+    column_families = None if families is None else dict(families)
+    return call(_native.Rdict, path, options, column_families, native_access)
+
+
+def families_in_force(
+    options: Options, given: Mapping[str, Options] | None, loaded: Mapping[str, Options] | None
+) -> dict[str, Options] | None:
+    """Return the column families to open with (D10).
+
+    Without them rocksdict takes those on disk, the default one included, and drops what
+    `options` says of it. Naming the default column family brings the caller's options into force.
+    """
+    if given is not None:
+        return dict(given)
+    if loaded is None:
+        return None
+    return {**loaded, DEFAULT_FAMILY: options}
+
+
+def list_families(path: str, options: Options | None = None) -> list[str]:
+    """List the column families of a database on disk."""
+    names: list[str] = call(_native.Rdict.list_cf, path, *(() if options is None else (options,)))
+    return names
+
+
+def destroy(path: str, options: Options | None) -> None:
+    """Delete a database that nobody has open."""
+    call(_native.Rdict.destroy, path, *(() if options is None else (options,)))
+
+
+def repair(path: str, options: Options | None) -> None:
+    """Rebuild what can be rebuilt of a damaged database."""
+    call(_native.Rdict.repair, path, *(() if options is None else (options,)))
+
+
+# --------------------------------------------------------------------------- pickles (D12)
+
+
+def refuse_pickle_loads(data: bytes) -> NoReturn:
+    """Stand in for `pickle.loads`: a value on disk can be anybody's code (D12)."""
+    raise errors.NotSupportedError(
+        f"Not implemented: a value holds a pickle of {len(data)} bytes, and unpickling runs whatever code is in it; "
+        "open with allow_pickle=True if you trust this database, or give set_loads a restricted loader",
+        code=3,
+    )
+
+
+def refuse_pickle_dumps(value: object) -> NoReturn:
+    """Stand in for `pickle.dumps`: what could not be read back is not written (D12)."""
+    raise TypeError(
+        f"a value of type {type(value).__name__} would have to be pickled, and this database was opened without "
+        "allow_pickle=True; encode it to bytes, or use set_dumps and set_loads"
+    )
+
+
+def forbid_pickle(rdict: Any) -> None:
+    """Make a native database or writer refuse pickles in both directions (D12)."""
+    rdict.set_dumps(refuse_pickle_dumps)
+    if hasattr(rdict, "set_loads"):
+        rdict.set_loads(refuse_pickle_loads)
+
+
+# --------------------------------------------------------------------------- views (D1, D4)
+
+
+def read_options(settings: Iterable[tuple[str, Any]]) -> Any:
+    """Build native read options; bounds are never among them (D2, D3)."""
+    native = _native.ReadOptions()
+    for name, value in settings:
+        call(getattr(native, name), value)
+    return native
+
+
+def open_scan(rdict: Any, method: str, backwards: bool, start: Any, read_opt: Any) -> tuple[Any, Any]:
+    """Open a fast scan and a plain cursor that see the same state (D4).
+
+    `items` and its like never say why they ended; a plain cursor over the same state can. Equal
+    sequence numbers around both openings prove that no write came in between.
+    """
+    scan, cursor = getattr(rdict, method), rdict.iter
+    sequence = rdict.latest_sequence_number
+    for _ in range(VIEW_ATTEMPTS):
+        before = sequence()
+        view = scan(backwards, start, read_opt), cursor(read_opt)
+        if sequence() == before:
+            return view
+    raise _never_settled("scan")
+
+
+def open_snapshot(families: tuple[Any, ...], cursor_options: Any) -> tuple[tuple[Any, Any], ...]:
+    """Open native snapshots, and cursors pinned to the same state, for several column families (D1).
+
+    The scans of a native snapshot read live data; an open cursor is a fixed view.
+
+    Args:
+        families: The native column families.
+        cursor_options: Read options of the cursors; None for snapshots without any.
+    """
+    if cursor_options is None and len(families) == 1:
+        return ((families[0].snapshot(), None),)
+    sequence = families[0].latest_sequence_number
+    for _ in range(VIEW_ATTEMPTS):
+        before = sequence()
+        views = tuple(
+            (family.snapshot(), None if cursor_options is None else family.iter(cursor_options)) for family in families
+        )
+        if sequence() == before:
+            return views
+    raise _never_settled("snapshot")
+
+
+def _never_settled(what: str) -> errors.BusyError:
+    return errors.BusyError(
+        f"Resource busy: writers came in between on each of {VIEW_ATTEMPTS} tries to open a {what}; try again", code=11
+    )
+
+
+def new_batch(raw: bool) -> Any:
+    """Return an empty native write batch."""
+    return _native.WriteBatch(raw_mode=raw)
+
+
+def new_checkpoint(rdict: Any) -> Any:
+    """Return a native checkpoint object of a database."""
+    return call(_native.Checkpoint, rdict)
+
+
+def new_sst_writer(options: Options | None) -> Any:
+    """Return a native SST file writer."""
+    return call(_native.SstFileWriter, *(() if options is None else (options,)))
+
+
+# --------------------------------------------------------------------------- release (D5, D6)
+
+
+def close_native(rdict: Any, deadline: float) -> None:
+    """Close a native database or column family, waiting for calls that still use it (D6).
+
+    Raises:
+        BusyError: If they have not ended by `deadline` (of `time.monotonic`).
+        EngineError: If RocksDB reports an error on closing.
+    """
+    while True:
+        try:
+            rdict.close()
+        except _native.DbClosedError:
+            return
+        except RuntimeError as error:
+            if "orrowed" not in str(error):
+                raise
+            if time.monotonic() >= deadline:
+                raise errors.BusyError("Resource busy: a call is still using the database", code=11) from None
+            time.sleep(0.001)  # the call holds no lock that could be waited on
+        except BaseException as error:
+            raise translate(error) from None
+        else:
+            return
+
+
+def is_unused(native: Any, references: int) -> bool:
+    """Tell whether nobody but the caller's own `references` holds a native object (D5).
+
+    Another thread may have fetched it just before its record was withdrawn; until that call is
+    over, the object lives, and with it LOCK.
+    """
+    # The argument of getrefcount and this function's parameter count as well.
+    return sys.getrefcount(native) <= references + 2
+
+
+def natives_in(native: Any) -> list[Any]:
+    """List the single native objects in a record's native part: tuples, and cursors that are shared."""
+    if native is None:
+        return []
+    if isinstance(native, tuple):
+        return [leaf for part in native for leaf in natives_in(part)]
+    return natives_in(native.native) if hasattr(native, "native") else [native]
+
+
+def is_iterator(native: Any) -> bool:
+    """Tell whether a native object is one RocksDB iterator."""
+    return type(native).__name__ in _ITERATOR_NAMES
+
+
+def is_snapshot(native: Any) -> bool:
+    """Tell whether a native object is one RocksDB snapshot."""
+    return isinstance(native, _native.Snapshot)
+
+
+_ITERATOR_NAMES = frozenset({"RdictIter", "RdictItems", "RdictKeys", "RdictValues", "RdictColumns", "RdictEntities"})
+_TICKER = re.compile(r"^rocksdb\.num\.iterator\.(created|deleted) COUNT : (\d+)$", re.MULTILINE)
+
+
+def live_iterators(options: Options) -> int | None:
+    """Return RocksDB's own count of live iterators, or None if statistics are off."""
+    text = options.get_statistics()
+    if text is None:
+        return None
+    ticks = {name: int(count) for name, count in _TICKER.findall(text)}
+    return ticks["created"] - ticks["deleted"] if len(ticks) == 2 else None  # noqa: PLR2004 - the pair

@@ -1,0 +1,207 @@
+"""Files beside the database: checkpoints and SST files."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _directory, _engine
+from saferocks._handle import Handle, HandleRecord, open_handle, owner_of, release
+from saferocks._registry import PROCESS, Reason
+from saferocks.errors import InvalidArgumentError, IOFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from rocksdict import Options
+
+    from saferocks._ordering import Key
+
+
+class CheckpointRecord(HandleRecord):
+    """The record of a checkpoint object."""
+
+    __slots__ = ()
+
+    kind = "checkpoint"
+
+
+class Checkpoint(Handle):
+    """Makes openable copies of a database, of hard links where it can (`Checkpoint`).
+
+    Args:
+        db: The database to copy.
+        label: A name for it in reports.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> folder = tempfile.mkdtemp()
+        >>> with saferocks.open(os.path.join(folder, "db")) as db:
+        ...     db[b"k"] = b"v"
+        ...     with db.checkpoint() as checkpoint:
+        ...         checkpoint.create(os.path.join(folder, "copy"))
+        >>> with saferocks.open(os.path.join(folder, "copy")) as copy:
+        ...     copy[b"k"]
+        b'v'
+    """
+
+    __slots__ = ()
+
+    def __init__(self, db: Any, *, label: str | None = None) -> None:
+        if not isinstance(db, Handle) or db._record.kind not in ("database", "column_family"):
+            raise TypeError(f"db is {type(db).__name__}; give an open saferocks database")
+        live = db._record.live
+        open_handle(self, db, CheckpointRecord(owner_of(db), label)).acquire(_engine.new_checkpoint, live)
+
+    def create(self, path: str) -> None:
+        """Copy the database as it is now into a directory that does not exist yet.
+
+        Args:
+            path: The directory to make; its parent must exist.
+
+        Raises:
+            InvalidArgumentError: If there is something at `path` already.
+            IOFailedError: If its parent does not exist or is not writable.
+        """
+        live = self._record.live
+        target = _directory.text_path(path)
+        if os.path.lexists(target):
+            raise InvalidArgumentError(f"Invalid argument: Directory exists: {target!r}; give a new path", code=4)
+        parent = os.path.dirname(os.path.abspath(target))
+        if not os.path.isdir(parent):
+            raise IOFailedError(f"IO error: No such directory: {parent!r}; make it first", code=5)
+        _directory.check_writable(target)
+        _engine.call(live.create_checkpoint, target)
+
+    def create_checkpoint(self, path: str) -> None:
+        """Copy the database; rocksdict's name for `create`."""
+        self.create(path)
+
+
+class SstRecord(HandleRecord):
+    """The record of an SST file writer.
+
+    Attributes:
+        path: The file that is being written; None when there is none.
+    """
+
+    __slots__ = ("path",)
+
+    kind = "sst_writer"
+
+    def __init__(self, label: str | None) -> None:
+        self.path: str | None = None
+        super().__init__(PROCESS, label)
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return "with saferocks.SstFileWriter(options) as writer:"
+
+    @property
+    def note(self) -> str | None:
+        """What is lost if the writer is dropped now."""
+        return None if self.path is None else f"its unfinished file {self.path!r} was removed"
+
+    def escape(self) -> str | None:
+        """A writer without an unfinished file has lost nothing by being dropped."""
+        return None if self.path is None else super().escape()
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Remove the unfinished file: ingested, it would be reported as corrupt (D17)."""
+        path, self.path = self.path, None
+        if path is not None:
+            del native, live
+            with suppress(OSError):  # it may be gone, with its directory
+                os.unlink(path)
+
+
+class SstFileWriter(Handle):
+    """Writes one SST file of ascending keys, to be ingested later (`SstFileWriter`).
+
+    Entered, it finishes the file on a clean exit and removes it on an exception.
+
+    Args:
+        options: The options of the database that will ingest the file; typed by default, as in rocksdict.
+        label: A name for it in reports.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> folder = tempfile.mkdtemp()
+        >>> file = os.path.join(folder, "rows.sst")
+        >>> with saferocks.SstFileWriter(saferocks.Options(raw_mode=True)) as writer:
+        ...     writer.open(file)
+        ...     writer[b"k"] = b"v"
+        >>> with saferocks.open(os.path.join(folder, "db")) as db:
+        ...     db.ingest_external_file([file])
+        ...     db[b"k"]
+        b'v'
+    """
+
+    __slots__ = ()
+
+    _record: SstRecord
+
+    def __init__(self, options: Options | None = None, *, label: str | None = None) -> None:
+        record = open_handle(self, None, SstRecord(label))
+        record.acquire(_engine.new_sst_writer, options)
+
+    def open(self, path: str) -> None:
+        """Begin a file.
+
+        Raises:
+            InvalidArgumentError: If another one is unfinished.
+            IOFailedError: If it cannot be made.
+        """
+        record = self._record
+        live = record.live
+        target = _directory.text_path(path)
+        if record.path is not None:
+            raise InvalidArgumentError(
+                f"Invalid argument: this writer has not finished {record.path!r}; call finish() first", code=4
+            )
+        _engine.call(live.open, target)
+        record.path = target
+
+    def finish(self) -> None:
+        """Complete the file; it can then be ingested.
+
+        Raises:
+            InvalidArgumentError: If it holds no row, or no file is open.
+        """
+        record = self._record
+        _engine.call(record.live.finish)
+        record.path = None
+
+    def file_size(self) -> int:
+        """Return the size of the file so far, in bytes."""
+        size: int = _engine.call(self._record.live.file_size)
+        return size
+
+    def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
+        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
+        self._record.live.set_dumps(dumps)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        try:
+            self._record.live[key] = value
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def __delitem__(self, key: Key) -> None:
+        try:
+            del self._record.live[key]
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        record = self._record
+        try:
+            if error is None and record.path is not None and record.reason is None:
+                self.finish()
+        finally:
+            release(record, Reason.EXITED)

@@ -1,0 +1,210 @@
+"""What happens when a handle escapes: it is counted, warned about, logged, and raised by policy.
+
+Everything that a finalizer can reach here works without blocking locks and without logging:
+tallies are dicts with atomic `setdefault`, counts are `itertools.count`, events are queued.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import sys
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from saferocks import _registry, events
+from saferocks.errors import (
+    Leak,
+    LeakedHandlesError,
+    LeakedHandleWarning,
+    NotEnteredError,
+    UnscopedHandleWarning,
+)
+
+if TYPE_CHECKING:
+    from saferocks._registry import Owner, Record, Site
+
+COLLECTED = "collected while open"
+NEVER_ENTERED = "collected without ever being entered"
+OUTLIVED = "still open when its database closed"
+AT_EXIT = "still open at interpreter exit"
+
+_EVENTS = {OUTLIVED: "saferocks.handle_outlived_database"}
+
+
+@dataclass
+class Tally:
+    """How often handles of one kind have escaped from one line in one way.
+
+    Attributes:
+        numbers: Hands out the count; `next` on it is atomic.
+        count: The highest number handed out so far.
+        age: Seconds for which the one held longest was open.
+    """
+
+    kind: str
+    site: Site
+    escape: str
+    remedy: str
+    database: str | None
+    label: str | None
+    note: str | None
+    stack: tuple[Site, ...]
+    policy: str
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    count: int = 0
+    age: float = 0.0
+
+    def as_leak(self) -> Leak:
+        """Format the tally; the only place where sites become text."""
+        stack = tuple(_registry.format_frame(frame) for frame in self.stack)
+        opened_at = _registry.format_site(self.site)
+        return Leak(self.kind, opened_at, self.count, self.age, self.escape, self.database, self.label, self.note, stack)
+
+
+def tally(record: Record, escape: str) -> Tally:
+    """Count an escape; safe in a finalizer."""
+    key = (record.kind, record.site, escape, record.label)
+    owner = record.owner
+    fresh = Tally(
+        record.kind,
+        record.site,
+        escape,
+        record.remedy,
+        owner.name,
+        record.label,
+        record.note,
+        record.stack,
+        owner.policy,
+    )
+    # A leaked database takes its owner with it, so its own leak is kept with the process.
+    keeper = _registry.PROCESS if record.kind == "database" else owner
+    found: Tally = keeper.leaks.setdefault(key, fresh)
+    found.age = max(found.age, record.age)
+    found.note = record.note or found.note
+    found.count = max(found.count, next(found.numbers))
+    return found
+
+
+def report(found: Tally) -> None:
+    """Warn of an escape and queue its event, at the counts 1, 10, 100, ... of each line.
+
+    Raises:
+        LeakedHandleWarning: If warnings are errors; a finalizer's caller sends it to
+            `sys.unraisablehook`.
+    """
+    if found.policy == "ignore" or not _is_milestone(found.count):
+        return
+    leak = found.as_leak()
+    events.defer(
+        _EVENTS.get(leak.escape, "saferocks.handle_leaked"),
+        kind=leak.kind,
+        database=leak.database,
+        opened_at=leak.opened_at,
+        count=leak.count,
+        age=round(leak.age, 3),
+        escape=leak.escape,
+        label=leak.label,
+        note=leak.note,
+    )
+    warn(f"{leak}; open it inside '{found.remedy}'", LeakedHandleWarning, found.site)
+
+
+def _is_milestone(count: int) -> bool:
+    while count >= 10 and count % 10 == 0:  # noqa: PLR2004 - powers of ten
+        count //= 10
+    return count == 1
+
+
+def warn(text: str, category: type[Warning], site: Site) -> None:
+    """Issue a warning as if the opening line had issued it."""
+    code = site[0]
+    filename = "<unknown>" if code is None else code.co_filename
+    warnings.warn_explicit(text, category, filename, _registry.line_of(site))
+
+
+def take_leaks(owner: Owner) -> tuple[Leak, ...]:
+    """Forget what has escaped from an owner, and return what the policy `raise` wants raised of it."""
+    taken: list[Tally] = []
+    while owner.leaks:
+        try:
+            taken.append(owner.leaks.popitem()[1])
+        except KeyError:  # another thread took the last one
+            break
+    taken.reverse()
+    return tuple(found.as_leak() for found in taken if found.policy == "raise")
+
+
+# Lines that have been told once that they use a handle without `with`.
+_told: set[tuple[str, Site]] = set()
+
+
+def unscoped(record: Record) -> None:
+    """Apply the policy to a handle that is used without having been entered.
+
+    Raises:
+        NotEnteredError: Under the policy `raise`.
+    """
+    policy = record.owner.policy
+    where = _registry.format_site(record.site)
+    if policy == "raise":
+        raise NotEnteredError(f"{record.kind} opened at {where} was used without 'with'; write '{record.remedy}'")
+    if policy == "ignore" or (record.kind, record.site) in _told:
+        return
+    _told.add((record.kind, record.site))
+    events.drain()
+    events.defer("saferocks.handle_unscoped", kind=record.kind, database=record.owner.name, opened_at=where)
+    warn(
+        f"{record.kind} opened at {where} is used without 'with'; write '{record.remedy}'",
+        UnscopedHandleWarning,
+        record.site,
+    )
+
+
+def check() -> None:
+    """Raise everything that has leaked so far under the policy `raise`, and forget it.
+
+    Raises:
+        LeakedHandlesError: If anything has.
+
+    Example:
+        >>> import saferocks
+        >>> saferocks.check()  # raises nothing: nothing has leaked
+    """
+    events.drain()
+    owners = {id(record.owner): record.owner for record in _registry.snapshot()}
+    leaks = [leak for owner in (_registry.PROCESS, *owners.values()) for leak in take_leaks(owner)]
+    if leaks:
+        raise LeakedHandlesError(tuple(leaks))
+
+
+# --------------------------------------------------------------------------- interpreter exit
+
+#: Set when the exit summary has been given: what is collected after it says no more.
+exited = False
+
+
+def _summarize_at_exit() -> None:
+    """Say once, on stderr, what is still open; runs before module globals are cleared."""
+    global exited  # noqa: PLW0603 - set once, at the very end
+    exited = True
+    events.drain()
+    tallies: dict[int, Tally] = {}
+    raising = False
+    for record in _registry.snapshot():
+        if record.kind == "column_family" or record.owner.policy == "ignore":
+            continue
+        raising = raising or record.owner.policy == "raise"
+        found = tally(record, AT_EXIT)
+        tallies[id(found)] = found
+    leaks = tuple(found.as_leak() for found in tallies.values())
+    if leaks and raising:
+        raise LeakedHandlesError(leaks)  # atexit hands it to sys.unraisablehook
+    if leaks and sys.stderr is not None:
+        total = sum(leak.count for leak in leaks)
+        lines = "".join(f"\n  {leak}" for leak in leaks)
+        sys.stderr.write(f"saferocks: {total} handle{'' if total == 1 else 's'} left open:{lines}\n")
+
+
+atexit.register(_summarize_at_exit)

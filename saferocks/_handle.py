@@ -1,0 +1,253 @@
+"""The life of a handle: the only code that enters and releases.
+
+Ownership: the registry's record owns the native object; the handle that the user holds refers to
+the record and never to the native object. `record.live` is what the handle's methods call
+through. It is set while the handle may be used and *unset* otherwise, so that a use that is not
+allowed costs the allowed ones nothing: reading an unset slot falls through to
+`HandleRecord.__getattr__`, which applies the policy or raises.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from saferocks import _engine, _guard, _registry, events
+from saferocks._registry import ENTERED, OPEN, RELEASED, USED, Reason, Record, State
+from saferocks.errors import BusyError, HandleClosedError, HandleError, LeakedHandlesError, add_note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self  # for type checkers only: it came with Python 3.11
+
+    from saferocks._registry import Owner
+
+T_co = TypeVar("T_co", covariant=True)
+RecordT = TypeVar("RecordT", bound="HandleRecord")
+
+
+class Scope(Protocol[T_co]):
+    """A handle that has not been entered: all that one may do with it is `with ... as`.
+
+    At run time scope and handle are one object; the type is what lets mypy and pyright reject
+    its use without `with`.
+    """
+
+    def __enter__(self) -> T_co: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class HandleRecord(Record):
+    """A record with a life: opened, perhaps entered, released once."""
+
+    __slots__ = ("live",)
+
+    #: Whether a handle that escapes is worth a report (column families are not).
+    guarded = True
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for `live` while it is unset.
+        if name != "live":
+            raise AttributeError(name)
+        if self.reason is not None:
+            return self.after_release()
+        if self.state is ENTERED or self.native is None:  # parked by a close that is draining calls
+            raise self.closed_error()
+        self.before_entering()
+        return self.enable(USED)
+
+    def acquire(self, acquire: Callable[..., Any], *args: Any) -> None:
+        """Acquire the native object for this record, which is in the registry already.
+
+        If that fails, or the database closed meanwhile, nothing stays behind.
+        """
+        if events._pending:
+            events.drain()
+        try:
+            self.native = acquire(*args)
+            if self.owner.closing:
+                raise self.closed_error()
+        except BaseException as error:
+            self.abandon()
+            raise _engine.translate(error) from None
+
+    def abandon(self) -> None:
+        """Undo an opening that failed."""
+        with suppress(Exception):  # the error that made the opening fail is the one to tell
+            release(self, Reason.ABANDONED)
+
+    def before_entering(self) -> None:
+        """Decide on a use without `with`; the policy does, unless a kind of handle needs none."""
+        _guard.unscoped(self)
+
+    def enable(self, state: State) -> Any:
+        """Make the handle usable."""
+        self.state = state
+        self.live = live = self.activate()
+        return live
+
+    def disable(self) -> Any:
+        """Let no new call start; return what calls went through, or None if the handle was not in use."""
+        try:
+            live = object.__getattribute__(self, "live")
+            del self.live
+        except AttributeError:  # never used, or another thread was faster
+            return None
+        return live
+
+    def enable_again(self, live: Any) -> None:
+        """Put back what `disable` took, after a close that did not come about."""
+        self.live = live
+
+    def activate(self) -> Any:
+        """Return what the handle's methods shall call through."""
+        return self.native
+
+    def after_release(self) -> Any:
+        """Answer a use after release: an error, or for a finished scan its end."""
+        raise self.closed_error()
+
+    def closed_error(self) -> HandleClosedError:
+        """Return the error for a use after release."""
+        where = _registry.format_site(self.site)
+        why = (self.reason or Reason.DATABASE_CLOSED).value
+        return HandleClosedError(f"{self.kind} opened at {where} was released {why}; open it inside '{self.remedy}'")
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Let go of what belongs to the native object beyond the reference to it."""
+
+    def collected(self) -> None:
+        """Release and report a handle that was collected while open; runs in finalizers."""
+        if _guard.exited:
+            return
+        escape = self.escape()
+        found = None if escape is None else _guard.tally(self, escape)
+        if not release(self, Reason.COLLECTED) or found is None:
+            return
+        if found.policy == "raise":
+            raise LeakedHandlesError((found.as_leak(),))  # becomes a call of sys.unraisablehook
+        _guard.report(found)
+
+    def escape(self) -> str | None:
+        """Say how a handle that is being collected escaped, or None if it did not."""
+        if not self.guarded:
+            return None
+        if self.state is ENTERED:
+            return _guard.COLLECTED
+        if self.state is OPEN:
+            return _guard.NEVER_ENTERED
+        # Used without `with`, which was reported then: dropping it is how such code releases.
+        return _guard.COLLECTED if self.note else None
+
+
+def release(record: HandleRecord, reason: Reason) -> bool:
+    """Release a handle; True for the one caller who did, False if it was released already.
+
+    Safe from any thread and from finalizers.
+    """
+    if not _registry.withdraw(record):
+        return False
+    record.reason = reason
+    record.state = RELEASED
+    live = record.disable()
+    native, record.native = record.native, None
+    record.dispose(native, live)
+    return True
+
+
+def wait_until_unused(natives: list[Any], references: int, deadline: float) -> None:
+    """Wait until no thread is inside a call on a native object (D5, D6).
+
+    A call holds a reference to what it is called on, and once `live` is unset no new one starts;
+    so the reference counts say when the last one is over, and calls need no counting of their own.
+
+    Args:
+        natives: The objects.
+        references: How many references to each are held besides those of the list.
+        deadline: Until when to wait, of `time.monotonic`.
+
+    Raises:
+        BusyError: If a call is still running then.
+    """
+    pause = 0.0
+    for native in natives:
+        while not _engine.is_unused(native, references + 2):  # the list and the loop hold it too
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    "Resource busy: a call (multi-get, flush, compaction, ...) is still running; the database stays "
+                    "open, close it again or give a longer close_timeout",
+                    code=11,
+                )
+            time.sleep(pause)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's
+            pause = min(pause + 0.0001, 0.005)
+
+
+class Handle:
+    """What a user holds: enters, leaves, and reports itself when it escapes."""
+
+    __slots__ = ("__weakref__", "_parent", "_record")
+
+    _record: HandleRecord
+    #: Keeps the database open for as long as code that does not close it holds one of its handles.
+    _parent: Any
+
+    def __enter__(self) -> Self:
+        record = self._record
+        state = record.state
+        if state is OPEN and not record.owner.closing:
+            record.state = ENTERED
+            record.live = record.activate()
+            return self
+        if state is USED:
+            record.state = ENTERED
+            return self
+        if state is ENTERED:
+            where = _registry.format_site(record.site)
+            raise HandleError(f"{record.kind} opened at {where} is entered already; open one for each 'with'")
+        raise record.closed_error()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        release(self._record, Reason.EXITED)
+
+    def __del__(self) -> None:
+        try:
+            record = self._record
+        except AttributeError:  # half-built: nothing was opened
+            return
+        if record.reason is None:
+            record.collected()
+
+    def __repr__(self) -> str:
+        record = self._record
+        name = f" of {record.owner.name!r}" if record.owner.name else ""
+        where = _registry.format_site(record.site)
+        return f"<saferocks {record.kind}{name} opened at {where}, {record.state.value}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"a {self._record.kind} cannot be pickled or copied: it owns a native object of this process")
+
+
+def open_handle(handle: Handle, parent: Any, record: RecordT) -> RecordT:
+    """Tie a handle to its record, before anything native is acquired for it."""
+    handle._parent = parent
+    handle._record = record
+    return record
+
+
+def tell_or_note(error: BaseException | None, failure: Exception) -> None:
+    """Raise a failure of a `with` block's end, or attach it to the body's own exception."""
+    if error is None:
+        raise failure
+    add_note(error, f"besides, leaving the 'with' block failed: {failure}")
+
+
+def owner_of(handle: Handle) -> Owner:
+    """Return what a handle belongs to."""
+    return handle._record.owner

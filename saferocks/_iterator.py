@@ -1,0 +1,530 @@
+"""Iterators: scans (`items`, `keys`, `values`, `columns`, `entities`) and the cursor (`iter`).
+
+A scan hands Python's `for` a chain of two C-level iterators: a generator over the native scan,
+and a tail. The generator makes rows nearly as fast as rocksdict does and can be closed from any
+thread, which drops the native iterator at once. Whatever ends the generator, the chain then asks
+the tail, which knows whether the scan was complete, failed or was released, and raises
+accordingly: so a scan that was cut short never looks finished (D4), and goes on raising.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from saferocks import _engine, _registry
+from saferocks._cursor import NOTHING, BoundedCursor, PinnedCursor, Place, SharedCursor
+from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._registry import Reason
+from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from saferocks._ordering import Bounds, Key
+    from saferocks._registry import Owner
+
+Row = TypeVar("Row")
+
+_FIRST_CHUNK, _LAST_CHUNK = 4, 256
+#: How long a release waits for another thread to come out of the generator it is closing.
+_CLOSE_SECONDS = 30.0
+
+
+def _pick_item(cursor: Any, key: Key) -> tuple[Key, Any]:
+    return key, cursor.value()
+
+
+def _pick_key(cursor: Any, key: Key) -> Key:
+    return key
+
+
+def _pick_value(cursor: Any, key: Key) -> Any:
+    return cursor.value()
+
+
+def _pick_columns(cursor: Any, key: Key) -> Any:
+    return cursor.columns()
+
+
+def _pick_entity(cursor: Any, key: Key) -> tuple[Key, Any]:
+    return key, cursor.columns()
+
+
+_PICKS: dict[str, Callable[[Any, Key], Any]] = {
+    "items": _pick_item,
+    "keys": _pick_key,
+    "values": _pick_value,
+    "columns": _pick_columns,
+    "entities": _pick_entity,
+}
+#: Which native scan to read for each method: one whose rows carry the key, which says where it ended.
+NATIVE_SCANS = {"items": "items", "keys": "keys", "values": "items", "columns": "entities", "entities": "entities"}
+
+
+class IteratorRecord(HandleRecord):
+    """The record of a scan or cursor, of the database or of a snapshot."""
+
+    __slots__ = ()
+
+    kind = "iterator"
+
+    def acquire(self, acquire: Callable[..., Any], *args: Any) -> None:
+        """Acquire the native part; one that is shared with a snapshot ends with the snapshot."""
+        super().acquire(acquire, *args)
+        pinned = self.native
+        if isinstance(pinned, PinnedCursor):
+            pinned.users[self.id] = self
+            if pinned.native is None:  # released since we looked
+                release(self, Reason.SNAPSHOT_RELEASED)
+                raise self.closed_error()
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Leave the snapshot's cursor, if it was read through one."""
+        if isinstance(native, PinnedCursor):
+            native.users.pop(self.id, None)
+
+
+class ScanRecord(IteratorRecord):
+    """The record of a scan.
+
+    Attributes:
+        failure: The error that ended the scan, raised again by every later use.
+        reader: The thread that iterates; a second one would find the generator running.
+    """
+
+    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader")
+
+    def __init__(
+        self, owner: Owner, label: str | None, method: str, backwards: bool, bounds: Bounds, from_key: Key
+    ) -> None:
+        self.method = method
+        self.backwards = backwards
+        self.bounds = bounds
+        self.from_key = from_key
+        self.failure: BaseException | None = None
+        self.reader: int | None = None
+        super().__init__(owner, label)
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return f"with db.{self.method}() as {self.method}:"
+
+    def place(self) -> Place:
+        """Return a fresh place at the start of this scan."""
+        return Place(self.backwards, self.bounds, self.from_key, _PICKS[self.method])
+
+    def activate(self) -> Generator[Any, None, None]:
+        """Return the generator of the rows."""
+        return _pinned_rows(self) if isinstance(self.native, PinnedCursor) else _live_rows(self)
+
+    def after_release(self) -> Any:
+        """A scan that is complete stays complete."""
+        if self.reason is Reason.EXHAUSTED:
+            return iter(())
+        return super().after_release()
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Close the generator, and with its frame drop the native iterators."""
+        super().dispose(native, live)
+        if live is None or self.reason is Reason.EXHAUSTED:  # then the generator itself is releasing
+            return
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while True:
+            try:
+                live.close()
+            except ValueError:  # "generator already executing": another thread is taking a row
+                if self.reader == threading.get_ident() or time.monotonic() >= deadline:
+                    raise BusyError("Resource busy: the iterator is in use further up this stack", code=11) from None
+                time.sleep(0)
+            else:
+                return
+
+    def end(self) -> StopIteration | BaseException:
+        """Say how the scan ended, once its generator has."""
+        if self.failure is not None:
+            return self.failure.with_traceback(None)
+        return StopIteration() if self.reason is Reason.EXHAUSTED else self.closed_error()
+
+
+def _live_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    """Choose the generator for a scan of the database."""
+    if record.bounds.lower is not None or record.bounds.upper is not None:
+        return _bounded_rows(record)
+    return _part_rows(record) if record.method in ("values", "columns") else _whole_rows(record)
+
+
+def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    rows, cursor = record.native
+    row = NOTHING
+    try:
+        for row in rows:
+            yield row
+        yield from _rest(record, cursor, row if row is NOTHING or record.method == "keys" else row[0])
+    except Exception as error:
+        raise _failed(record, error) from None
+    except BaseException as error:
+        raise _failed_hard(record, error) from None
+    release(record, Reason.EXHAUSTED)
+
+
+def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    rows, cursor = record.native
+    row = NOTHING
+    try:
+        for row in rows:
+            yield row[1]
+        yield from _rest(record, cursor, row if row is NOTHING else row[0])
+    except Exception as error:
+        raise _failed(record, error) from None
+    except BaseException as error:
+        raise _failed_hard(record, error) from None
+    release(record, Reason.EXHAUSTED)
+
+
+def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    rows, cursor = record.native
+    bounds, keys, part = record.bounds, record.method == "keys", record.method in ("values", "columns")
+    outside = bounds.below() if record.backwards else bounds.above()
+    skip = bounds.above() if record.backwards else None  # the exclusive bound that was sought
+    last = NOTHING
+    try:
+        for row in rows:
+            key = row if keys else row[0]
+            if outside is not None and outside(key):
+                break
+            if skip is not None:
+                if skip(key):
+                    continue
+                skip = None
+            last = key
+            yield row[1] if part else row
+        else:
+            yield from _rest(record, cursor, last)
+    except Exception as error:
+        raise _failed(record, error) from None
+    except BaseException as error:
+        raise _failed_hard(record, error) from None
+    release(record, Reason.EXHAUSTED)
+
+
+def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
+    """Yield what the plain cursor sees beyond the last row of the native scan (D4).
+
+    Nothing, when the scan was complete. The cursor raises if an error cut the scan short, and
+    goes on where the scan stopped if the error has passed.
+    """
+    place = record.place()
+    place.last = last
+    pinned = PinnedCursor(cursor)
+    while rows := pinned.chunk(place, _LAST_CHUNK):
+        yield from rows
+
+
+def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    """Yield the rows of a snapshot's scan, read ahead in chunks that start small."""
+    pinned, place = record.native, record.place()
+    rows = _FIRST_CHUNK
+    try:
+        while chunk := pinned.chunk(place, rows):
+            yield from chunk
+            rows = min(rows * 2, _LAST_CHUNK)
+    except Exception as error:
+        raise _failed(record, error) from None
+    except BaseException as error:
+        raise _failed_hard(record, error) from None
+    release(record, Reason.EXHAUSTED)
+
+
+def _failed(record: ScanRecord, error: Exception) -> BaseException:
+    """Remember why a scan ended early."""
+    record.failure = _engine.translate(error)
+    return record.failure
+
+
+def _failed_hard(record: ScanRecord, error: BaseException) -> BaseException:
+    """Let GeneratorExit and KeyboardInterrupt through, and type a panic of rocksdict (D11)."""
+    translated = _engine.translate(error)
+    if isinstance(error, GeneratorExit):
+        return error
+    interrupted = IncompleteError(f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7)
+    record.failure = interrupted if translated is error else translated
+    return translated
+
+
+class _Tail:
+    """What a scan's chain asks once the generator has ended; keeps the handle alive until then."""
+
+    __slots__ = ("_scan",)
+
+    def __init__(self, scan: Scan[Any]) -> None:
+        self._scan = scan
+
+    def __iter__(self) -> _Tail:
+        return self
+
+    def __next__(self) -> Any:
+        raise self._scan._record.end()
+
+
+class Scan(Handle, Iterator[Row], Generic[Row]):
+    """Rows in key order, or in reverse; enter it, then iterate.
+
+    It sees the state of the moment at which it was opened. After its release not one more row
+    comes out: the next step raises HandleClosedError.
+    """
+
+    __slots__ = ()
+
+    _record: ScanRecord
+
+    def __iter__(self) -> Iterator[Row]:
+        record = self._record
+        rows = record.live
+        reader = threading.get_ident()
+        if record.reader is None:
+            record.reader = reader
+        elif record.reader != reader and record.reason is None:
+            where = _registry.format_site(record.site)
+            raise ConcurrentUseError(
+                f"iterator opened at {where} is being iterated by another thread; open one for each thread"
+            )
+        return chain(rows, _Tail(self))
+
+    def __next__(self) -> Row:
+        record = self._record
+        record.reader = record.reader or threading.get_ident()
+        rows = record.live
+        try:
+            row: Row = next(rows)
+        except StopIteration:
+            raise record.end() from None
+        except ValueError as error:
+            if getattr(rows, "gi_running", False):
+                where = _registry.format_site(record.site)
+                raise ConcurrentUseError(
+                    f"iterator opened at {where} is in use by another thread; open one for each thread"
+                ) from error
+            raise
+        return row
+
+
+class RdictItems(Scan[tuple[Any, Any]]):
+    """Keys and values, as `(key, value)`."""
+
+    __slots__ = ()
+
+
+class RdictKeys(Scan[Any]):
+    """Keys."""
+
+    __slots__ = ()
+
+
+class RdictValues(Scan[Any]):
+    """Values."""
+
+    __slots__ = ()
+
+
+class RdictColumns(Scan[list[tuple[Any, Any]]]):
+    """Wide columns, as lists of `(name, value)`."""
+
+    __slots__ = ()
+
+
+class RdictEntities(Scan[tuple[Any, list[tuple[Any, Any]]]]):
+    """Keys and wide columns, as `(key, [(name, value), ...])`."""
+
+    __slots__ = ()
+
+
+class CursorRecord(IteratorRecord):
+    """The record of a cursor."""
+
+    __slots__ = ("bounds",)
+
+    def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
+        self.bounds = bounds
+        super().__init__(owner, label)
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return "with db.iter() as cursor:"
+
+    def activate(self) -> Any:
+        """Return the native cursor itself, or one that keeps to its bounds or its snapshot."""
+        cursor = self.native
+        if isinstance(cursor, PinnedCursor):
+            cursor = SharedCursor(cursor, self.bounds)
+        unbounded = self.bounds.lower is None and self.bounds.upper is None
+        return cursor if unbounded else BoundedCursor(cursor, self.bounds)
+
+
+class RdictIter(Handle):
+    """A cursor (`Iterator`): seek to a row, read it, step on.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "db")
+        >>> with saferocks.open(path) as db:
+        ...     db[b"a"], db[b"b"] = b"1", b"2"
+        ...     with db.iter() as cursor:
+        ...         cursor.seek(b"b")
+        ...         cursor.key(), cursor.value()
+        (b'b', b'2')
+    """
+
+    __slots__ = ()
+
+    _record: CursorRecord
+
+    def valid(self) -> bool:
+        """Tell whether the cursor is on a row.
+
+        Raises:
+            EngineError: If it is not because of an error; at the mere end it is False.
+        """
+        live = self._record.live
+        if live.valid():
+            return True
+        self._raise_status(live)
+        return False
+
+    def status(self) -> None:
+        """Raise the error that stopped the cursor, if one did (`Iterator::status`).
+
+        Raises:
+            EngineError: RocksDB's error.
+        """
+        self._raise_status(self._record.live)
+
+    def seek_to_first(self) -> None:
+        """Go to the first row (`SeekToFirst`)."""
+        self._move(self._record.live.seek_to_first)
+
+    def seek_to_last(self) -> None:
+        """Go to the last row (`SeekToLast`)."""
+        self._move(self._record.live.seek_to_last)
+
+    def seek(self, key: Key) -> None:
+        """Go to the first row at or after `key` (`Seek`).
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+        """
+        try:
+            self._record.live.seek(key)
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def seek_for_prev(self, key: Key) -> None:
+        """Go to the last row at or before `key` (`SeekForPrev`).
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+        """
+        self._move(self._record.live.seek_for_prev, key)
+
+    def next(self) -> None:
+        """Go to the next row (`Next`).
+
+        Raises:
+            InvalidArgumentError: If the cursor is not on a row.
+        """
+        live = self._record.live
+        if not live.valid():  # D21: rocksdict crashes the process here
+            raise self._off_the_rows("next", live)
+        try:
+            live.next()
+        except BaseException as error:
+            raise _engine.translate(error) from None
+
+    def prev(self) -> None:
+        """Go to the previous row (`Prev`).
+
+        Raises:
+            InvalidArgumentError: If the cursor is not on a row.
+        """
+        live = self._record.live
+        if not live.valid():  # D21
+            raise self._off_the_rows("prev", live)
+        self._move(live.prev)
+
+    def key(self) -> Key:
+        """Return the key of the row, or None off the rows."""
+        return self._read(self._record.live, "key")
+
+    def value(self) -> Any:
+        """Return the value of the row, or None off the rows."""
+        return self._read(self._record.live, "value")
+
+    def columns(self) -> Any:
+        """Return the wide columns of the row, or None off the rows."""
+        return self._read(self._record.live, "columns")
+
+    def _read(self, live: Any, part: str) -> Any:
+        try:
+            found = getattr(live, part)()
+        except BaseException as error:
+            raise _engine.translate(error) from None
+        if found is None and not live.valid():
+            self._raise_status(live)
+        return found
+
+    def _move(self, move: Callable[..., None], *arguments: Any) -> None:
+        _engine.call(move, *arguments)
+
+    def _raise_status(self, live: Any) -> None:
+        _engine.call(live.status)
+
+    def _off_the_rows(self, step: str, live: Any) -> InvalidArgumentError:
+        self._raise_status(live)
+        where = _registry.format_site(self._record.site)
+        return InvalidArgumentError(
+            f"Invalid argument: {step}() on an iterator that is not on a row (opened at {where}); "
+            "seek first, and stop when valid() is False",
+            code=4,
+        )
+
+
+SCANS: dict[str, type[Scan[Any]]] = {
+    "items": RdictItems,
+    "keys": RdictKeys,
+    "values": RdictValues,
+    "columns": RdictColumns,
+    "entities": RdictEntities,
+}
+
+
+def open_scan(
+    parent: Any,
+    owner: Owner,
+    label: str | None,
+    method: str,
+    backwards: bool,
+    bounds: Bounds,
+    from_key: Key,
+    acquire: Callable[..., Any],
+    *arguments: Any,
+) -> Any:
+    """Open a scan whose native part comes from `acquire(*arguments)`."""
+    scan = SCANS[method]()
+    record = open_handle(scan, parent, ScanRecord(owner, label, method, backwards, bounds, from_key))
+    record.acquire(acquire, *arguments)
+    return scan
+
+
+def open_cursor(
+    parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[..., Any], *arguments: Any
+) -> RdictIter:
+    """Open a cursor whose native part comes from `acquire(*arguments)`."""
+    cursor = RdictIter()
+    record = open_handle(cursor, parent, CursorRecord(owner, label, bounds))
+    record.acquire(acquire, *arguments)
+    return cursor

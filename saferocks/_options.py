@@ -1,0 +1,217 @@
+"""Read options with bounds that hold, and ways to access a database.
+
+All other option classes are rocksdict's own, passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from saferocks import _directory, _engine
+
+_HINTS = frozenset(
+    {
+        "fill_cache",
+        "set_async_io",
+        "set_background_purge_on_iterator_cleanup",
+        "set_pin_data",
+        "set_readahead_size",
+        "set_total_order_seek",
+        "set_verify_checksums",
+    }
+)
+
+
+class ReadOptions:
+    """How RocksDB reads (`ReadOptions`).
+
+    Has rocksdict's methods. Bounds are kept here and enforced by saferocks: in rocksdict the
+    lower bound sets the upper one and the upper one points into memory that is gone.
+    Scans use `total_order_seek` unless told otherwise, so that a prefix extractor loses no rows.
+
+    Example:
+        >>> import saferocks
+        >>> options = saferocks.ReadOptions()
+        >>> options.set_iterate_upper_bound(b"m")
+        >>> options.set_readahead_size(2 << 20)
+    """
+
+    __slots__ = ("_lower", "_native", "_settings", "_upper")
+
+    def __init__(self) -> None:
+        self._settings: dict[str, Any] = {}
+        self._lower: Any = None
+        self._upper: Any = None
+        self._native: Any = None
+
+    def _set(self, name: str, value: Any) -> None:
+        trial = {**self._settings, name: value}
+        native = _engine.read_options(_total_order(trial).items())  # refuses values of a wrong type
+        self._settings, self._native = trial, native
+
+    def fill_cache(self, v: bool = True) -> None:
+        """Whether blocks read by scans go into the block cache (`fill_cache`)."""
+        self._set("fill_cache", v)
+
+    def set_async_io(self, v: bool) -> None:
+        """Whether to prefetch asynchronously (`async_io`)."""
+        self._set("set_async_io", v)
+
+    def set_background_purge_on_iterator_cleanup(self, v: bool) -> None:
+        """Whether files that a scan kept alive are deleted in the background (`background_purge_on_iterator_cleanup`)."""
+        self._set("set_background_purge_on_iterator_cleanup", v)
+
+    def set_iterate_lower_bound(self, key: Any) -> None:
+        """First key that a scan may return (`iterate_lower_bound`); None takes the bound away."""
+        self._lower = key
+
+    def set_iterate_upper_bound(self, key: Any) -> None:
+        """First key that a scan may not return (`iterate_upper_bound`); None takes the bound away."""
+        self._upper = key
+
+    def set_max_skippable_internal_keys(self, num: int) -> None:
+        """After how many deleted or overwritten keys a seek gives up with IncompleteError (0: never)."""
+        self._set("set_max_skippable_internal_keys", num)
+
+    def set_pin_data(self, v: bool) -> None:
+        """Whether blocks stay in memory for as long as the iterator lives (`pin_data`)."""
+        self._set("set_pin_data", v)
+
+    def set_prefix_same_as_start(self, v: bool) -> None:
+        """Whether a scan ends with the prefix of the key it sought (`prefix_same_as_start`)."""
+        self._set("set_prefix_same_as_start", v)
+
+    def set_readahead_size(self, v: int) -> None:
+        """How many bytes to read ahead on disk (`readahead_size`)."""
+        self._set("set_readahead_size", v)
+
+    def set_tailing(self, v: bool) -> None:
+        """Whether an iterator sees later writes (`tailing`); for `iter()` only."""
+        self._set("set_tailing", v)
+
+    def set_total_order_seek(self, v: bool) -> None:
+        """Whether seeks ignore the prefix extractor (`total_order_seek`); True unless set here."""
+        self._set("set_total_order_seek", v)
+
+    def set_verify_checksums(self, v: bool) -> None:
+        """Whether checksums are verified on reading (`verify_checksums`)."""
+        self._set("set_verify_checksums", v)
+
+    @property
+    def lower_bound(self) -> Any:
+        """The lower bound, or None."""
+        return self._lower
+
+    @property
+    def upper_bound(self) -> Any:
+        """The upper bound, or None."""
+        return self._upper
+
+    @property
+    def tailing(self) -> bool:
+        """Whether the iterator shall see later writes."""
+        return bool(self._settings.get("set_tailing"))
+
+    @property
+    def beyond_hints(self) -> tuple[str, ...]:
+        """The settings that change what is returned, and not only how fast."""
+        return tuple(name for name, value in self._settings.items() if value and name not in _HINTS)
+
+    def native(self) -> Any:
+        """Return the native options, without bounds."""
+        return _TOTAL_ORDER if self._native is None else self._native
+
+
+def _total_order(settings: dict[str, Any]) -> dict[str, Any]:
+    """Ask for total order unless the caller chose (D20: a prefix extractor makes scans lose rows)."""
+    if "set_total_order_seek" in settings or settings.get("set_prefix_same_as_start"):
+        return settings
+    return {**settings, "set_total_order_seek": True}
+
+
+#: Native options of a scan without options of its own; rocksdict copies them at each opening.
+_TOTAL_ORDER: Any = _engine.read_options(_total_order({}).items())
+
+
+def native_read_options(read_opt: ReadOptions | None) -> Any:
+    """Return the native options to scan with.
+
+    Raises:
+        TypeError: If `read_opt` is not saferocks' own class.
+    """
+    if read_opt is None:
+        return _TOTAL_ORDER
+    return check_read_options(read_opt).native()
+
+
+def check_read_options(read_opt: Any) -> ReadOptions:
+    """Return `read_opt` if it is saferocks' own, else raise TypeError."""
+    if not isinstance(read_opt, ReadOptions):
+        raise TypeError(f"read_opt is {type(read_opt).__name__}; use saferocks.ReadOptions, whose bounds hold")
+    return read_opt
+
+
+@dataclass(frozen=True)
+class AccessType:
+    """How a database is opened; make one with the static methods.
+
+    Attributes:
+        name: `read_write`, `read_only`, `secondary` or `with_ttl`.
+        argument: The argument of that way, if it takes one.
+    """
+
+    name: str
+    argument: Any = None
+
+    @staticmethod
+    def read_write() -> AccessType:
+        """For reading and writing; one process at a time."""
+        return AccessType("read_write")
+
+    @staticmethod
+    def read_only(error_if_log_file_exist: bool = False) -> AccessType:
+        """For reading what is on disk now, also while another process has the database open.
+
+        Args:
+            error_if_log_file_exist: Refuse a database with a write-ahead log that was not flushed.
+        """
+        return AccessType("read_only", bool(error_if_log_file_exist))
+
+    @staticmethod
+    def secondary(secondary_path: str) -> AccessType:
+        """For following a primary with `try_catch_up_with_primary`.
+
+        Args:
+            secondary_path: A directory for the secondary's own info log.
+        """
+        return AccessType("secondary", _directory.text_path(secondary_path))
+
+    @staticmethod
+    def with_ttl(duration: int) -> AccessType:
+        """For reading and writing rows that compaction may drop once they are old.
+
+        A snapshot does not protect rows whose time has run out.
+
+        Args:
+            duration: Seconds; positive.
+
+        Raises:
+            ValueError: If the duration is not positive.
+        """
+        if not isinstance(duration, int) or isinstance(duration, bool):
+            raise TypeError(f"duration {duration!r} is {type(duration).__name__}; give whole seconds")
+        if duration <= 0:
+            raise ValueError(f"duration is {duration}; give a positive number of seconds")
+        return AccessType("with_ttl", duration)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the database may be written through this access."""
+        return self.name in ("read_write", "with_ttl")
+
+    def native(self) -> Callable[[Any], Any]:
+        """Return a function that makes rocksdict's access type from rocksdict's class."""
+        arguments = () if self.argument is None else (self.argument,)
+        return lambda access: getattr(access, self.name)(*arguments)

@@ -1,0 +1,162 @@
+"""What the handles of one open database have in common."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _registry
+from saferocks._engine import DatabaseClosedError
+from saferocks._handle import HandleRecord
+from saferocks._registry import Owner, Reason
+from saferocks.errors import ColumnFamilyDroppedError, HandleClosedError, ReadOnlyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from saferocks._options import AccessType
+    from saferocks._settings import Policy, Trace
+
+
+class DatabaseOwner(Owner):
+    """One open database.
+
+    Attributes:
+        name: Its path.
+        raw: Whether it holds raw bytes.
+        access: How it was opened.
+        options: The native options it was opened with; its statistics are read through them.
+        families: The names of its column families.
+        dumps: How batches encode what rocksdict does not store by itself; None for pickle.
+        close_timeout: Seconds for which a close waits for calls in flight.
+        lock: Held while the set of column families changes, while a batch that refers to some is
+            written, and through a close.
+    """
+
+    __slots__ = ("access", "close_timeout", "dumps", "families", "lock", "options", "raw")
+
+    name: str
+
+    def __init__(
+        self, path: str, access: AccessType, close_timeout: float, policy: Policy | None, trace: Trace | None
+    ) -> None:
+        super().__init__(path, policy, trace)
+        self.access = access
+        self.close_timeout = close_timeout
+        self.raw = True
+        self.options: Any = None
+        self.families: set[str] = set()
+        self.dumps: Callable[[Any], bytes] | None = None
+        self.lock = threading.RLock()
+
+    def check_writable(self, what: str) -> None:
+        """Refuse a write through a read-only or secondary handle, before RocksDB sees it (D8).
+
+        Raises:
+            ReadOnlyError: If the database was opened so.
+        """
+        if not self.access.writes:
+            raise ReadOnlyError(
+                f"Not implemented: {what} is a write, and the database at {self.name!r} is open as "
+                f"{self.access.name}; open it with AccessType.read_write() to write",
+                code=3,
+            )
+
+
+class FamilyRecord(HandleRecord):
+    """The record of a column family or of a whole database.
+
+    Attributes:
+        family: The name of the column family.
+        sink: What writes go through; unset, like `live`, while the handle may not be used.
+    """
+
+    __slots__ = ("family", "sink")
+
+    kind = "column_family"
+    guarded = False
+    owner: DatabaseOwner
+
+    def __init__(self, owner: DatabaseOwner, family: str) -> None:
+        self.family = family
+        super().__init__(owner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "sink":
+            return super().__getattr__(name)
+        super().__getattr__("live")
+        return self.sink
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return f"with saferocks.open({self.owner.name!r}) as db:"
+
+    def before_entering(self) -> None:
+        """Allow use without `with`: a column family is closed with its database."""
+
+    def activate(self) -> Any:
+        """Return the native column family, for reading."""
+        self.sink = self.native if self.owner.access.writes else ReadOnlySink(self)
+        return self.native
+
+    def disable(self) -> Any:
+        """Let no new call start, neither reading nor writing."""
+        try:
+            del self.sink
+        except AttributeError:  # never used, or another thread was faster
+            pass
+        return super().disable()
+
+    def enable_again(self, live: Any) -> None:
+        """Put back what `disable` took."""
+        self.live = self.activate()
+
+    def closed_error(self) -> HandleClosedError:
+        """Return the error for a use after release."""
+        where = _registry.format_site(self.site)
+        if self.kind == "database":
+            return DatabaseClosedError(
+                f"DB instance already closed: database {self.owner.name!r} opened at {where} is closed; "
+                f"use it inside '{self.remedy}'"
+            )
+        why = (self.reason or Reason.DATABASE_CLOSED).value
+        return DatabaseClosedError(
+            f"DB instance already closed: column family {self.family!r} opened at {where} was released {why}; "
+            f"use it inside '{self.remedy}'"
+        )
+
+    def after_release(self) -> Any:
+        """Answer a use after release."""
+        if self.reason is Reason.FAMILY_DROPPED:
+            raise self.dropped_error()
+        raise self.closed_error()
+
+    def dropped_error(self) -> ColumnFamilyDroppedError:
+        """Return the error for a use of a column family that was dropped.
+
+        D19: a write to one reaches RocksDB's log, fails, and makes every later write fail.
+        """
+        return ColumnFamilyDroppedError(
+            f"Column family dropped: {self.family!r} of {self.owner.name!r}; create it again with "
+            f"db.create_column_family({self.family!r})",
+            code=15,
+        )
+
+
+class ReadOnlySink:
+    """Stands where writes go in a read-only or secondary database, and refuses them all (D8)."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: FamilyRecord) -> None:
+        self._record = record
+
+    def __getattr__(self, name: str) -> Any:
+        self._record.owner.check_writable(f"{name}()")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._record.owner.check_writable("an assignment")
+
+    def __delitem__(self, key: Any) -> None:
+        self._record.owner.check_writable("a deletion")

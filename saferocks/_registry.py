@@ -1,0 +1,196 @@
+"""The registry: one record for every native object that is open in this process.
+
+A record is the last owner of its native object, so a handle that is collected is first reported
+and then released. Records are added and removed by single dict operations, which are atomic, and
+no lock is ever held here: a finalizer may run at any bytecode of any thread, also inside the
+functions below. Every figure that anybody reports is derived from one `snapshot()`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _settings
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+    from saferocks._settings import Policy, Trace
+
+#: A place in the code, as a code object and an instruction offset; cheap to take, formatted late.
+Site = tuple["CodeType | None", int]
+
+_STACK_DEPTH = 8
+_PACKAGE = __file__.rpartition("_registry")[0]
+
+
+class State(Enum):
+    """The life of a handle runs one way: open, perhaps entered (or used without), released."""
+
+    OPEN = "open"
+    USED = "used without entering"
+    ENTERED = "entered"
+    RELEASED = "released"
+
+
+# Members of an Enum are slow to reach through their class; the hot paths use these names.
+OPEN, USED, ENTERED, RELEASED = State.OPEN, State.USED, State.ENTERED, State.RELEASED
+
+
+class Reason(Enum):
+    """Why a handle was released."""
+
+    EXITED = "when its 'with' block ended"
+    EXHAUSTED = "when its scan was complete"
+    CLOSED = "when it was closed"
+    COMMITTED = "when it was committed"
+    FAILED = "when writing it failed"
+    ABANDONED = "when its opening failed"
+    DATABASE_CLOSED = "when its database closed"
+    SNAPSHOT_RELEASED = "when its snapshot was released"
+    FAMILY_DROPPED = "when its column family was dropped"
+    COLLECTED = "when it was collected"
+    EXPIRED = "when its lease expired"
+    FORKED = "when this process was forked"
+
+
+class Owner:
+    """What handles belong to: one database, or the process for free-standing handles.
+
+    Attributes:
+        name: The path of the database, or None.
+        children: Its open handles, oldest first, by id.
+        leaks: Tallies of what escaped and has not been raised yet, kept by the guard.
+        closing: True from the start of a close, for good once it is done; no handle opens then.
+    """
+
+    __slots__ = ("__weakref__", "children", "closing", "leaks", "name", "own_policy", "own_trace")
+
+    def __init__(self, name: str | None, policy: Policy | None = None, trace: Trace | None = None) -> None:
+        self.name = name
+        self.own_policy = policy
+        self.own_trace = trace
+        self.children: dict[int, Record] = {}
+        self.leaks: dict[Any, Any] = {}
+        self.closing = False
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force for this owner's handles."""
+        return self.own_policy or _settings.current.policy
+
+
+#: Handles that belong to no database.
+PROCESS = Owner(None)
+
+#: All open handles of the process, oldest first, by id.
+records: dict[int, Record] = {}
+_ids = itertools.count(1)
+
+
+class Record:
+    """What the registry knows of one handle; never refers to the handle itself.
+
+    Attributes:
+        id: Unique in the process, ascending in the order of opening.
+        owner: The database (or the process) that the handle belongs to.
+        native: The native object or objects; dropping it is the release. None while it is still
+            being acquired: a record is made first, so that a close that runs in between sees it
+            and waits, and nothing native exists that no record knows.
+        state: Where the handle is in its life.
+        reason: Why it was released, once it is.
+        site: The opener's call.
+        stack: The frames of the opening under `trace="stack"`.
+        opened: `time.monotonic()` at the opening.
+        thread: Identifier of the opening thread.
+        label: The caller's own name for the handle.
+    """
+
+    __slots__ = ("id", "label", "native", "opened", "owner", "reason", "site", "stack", "state", "thread")
+
+    kind = "handle"
+
+    def __init__(self, owner: Owner, label: str | None = None) -> None:
+        trace = owner.own_trace or _settings.current.trace
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            frame = frame.f_back
+        self.site: Site = (None, 0) if frame is None or trace == "off" else (frame.f_code, frame.f_lasti)
+        self.stack: tuple[Site, ...] = _frames(frame) if trace == "stack" else ()
+        self.owner = owner
+        self.native: Any = None
+        self.label = label
+        self.state = OPEN
+        self.reason: Reason | None = None
+        self.thread = threading.get_ident()
+        self.opened = time.monotonic()
+        self.id = number = next(_ids)
+        # From here on the handle is in the registry, and only `withdraw` takes it out.
+        owner.children[number] = self
+        records[number] = self
+
+    @property
+    def note(self) -> str | None:
+        """What would be lost with the handle, if anything."""
+        return None
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return f"with db.{self.kind}() as {self.kind}:"
+
+    @property
+    def age(self) -> float:
+        """Seconds since the opening."""
+        return time.monotonic() - self.opened
+
+
+def _frames(frame: FrameType | None) -> tuple[Site, ...]:
+    found: list[Site] = []
+    while frame is not None and len(found) < _STACK_DEPTH:
+        found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def withdraw(record: Record) -> bool:
+    """Take a record out; True for exactly one caller, whatever threads and finalizers race."""
+    if records.pop(record.id, None) is None:
+        return False
+    record.owner.children.pop(record.id, None)
+    return True
+
+
+def snapshot() -> tuple[Record, ...]:
+    """Return one consistent copy of all open records, oldest first."""
+    return tuple(records.values())
+
+
+def format_site(site: Site) -> str:
+    """Write a place as `file:line`, or `an unrecorded line` if no trace was kept."""
+    code, lasti = site
+    if code is None:
+        return "an unrecorded line"
+    return f"{code.co_filename}:{line_of(site)}"
+
+
+def line_of(site: Site) -> int:
+    """Return the line number of a place, or 0 if no trace was kept."""
+    code, lasti = site
+    if code is None:
+        return 0
+    for start, end, line in code.co_lines():
+        if start <= lasti < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def format_frame(site: Site) -> str:
+    """Write a place as `file:line in function`."""
+    code = site[0]
+    return format_site(site) if code is None else f"{format_site(site)} in {code.co_name}"

@@ -1,0 +1,206 @@
+"""The reading methods that a database, a column family and a snapshot share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _ordering
+from saferocks._options import check_read_options
+from saferocks.errors import NotSupportedError
+
+if TYPE_CHECKING:
+    from saferocks._handle import Scope
+    from saferocks._iterator import (
+        RdictColumns,
+        RdictEntities,
+        RdictItems,
+        RdictIter,
+        RdictKeys,
+        RdictValues,
+    )
+    from saferocks._options import ReadOptions
+    from saferocks._ordering import Bounds, Key
+
+
+class Scans:
+    """Openers of scans and cursors; each returns a scope to be entered."""
+
+    __slots__ = ()
+
+    #: Whether keys and values are raw bytes.
+    _raw: bool
+
+    @abstractmethod
+    def _open_scan(
+        self,
+        method: str,
+        backwards: bool,
+        from_key: Key,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+    ) -> Any:
+        """Open a scan whose arguments have been checked."""
+
+    @abstractmethod
+    def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+        """Open a cursor whose arguments have been checked."""
+
+    def _scan(
+        self,
+        method: str,
+        backwards: bool,
+        from_key: Key,
+        read_opt: ReadOptions | None,
+        lower_bound: Key,
+        upper_bound: Key,
+        prefix: Key,
+        label: str | None,
+    ) -> Any:
+        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        if from_key is not None:
+            _ordering.check_key(from_key, self._raw, "from_key")
+        if read_opt is not None and read_opt.tailing:
+            raise NotSupportedError(
+                f"Not implemented: {method}() shows one fixed state and cannot tail; use iter() with tailing options",
+                code=3,
+            )
+        return self._open_scan(method, backwards, from_key, read_opt, bounds, label)
+
+    def _bounds(self, read_opt: ReadOptions | None, lower: Key, upper: Key, prefix: Key) -> Bounds:
+        found = _ordering.bounds(self._raw, lower, upper, prefix)
+        if read_opt is None:
+            return found
+        check_read_options(read_opt)
+        if read_opt.lower_bound is None and read_opt.upper_bound is None:
+            return found
+        return _ordering.bounds(self._raw, read_opt.lower_bound, read_opt.upper_bound).narrowed(
+            found.lower, found.upper
+        )
+
+    def items(
+        self,
+        backwards: bool = False,
+        from_key: Key = None,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictItems]:
+        """Open a scan of keys and values (`NewIterator`).
+
+        Args:
+            backwards: From the last key to the first.
+            from_key: Where to start, inclusive in either direction.
+            read_opt: How RocksDB reads.
+            lower_bound: First key that may come out.
+            upper_bound: First key that may not.
+            prefix: What every key must start with (bytes, or str in a typed database).
+            label: A name for it in reports.
+
+        Returns:
+            A scope; enter it to iterate over `(key, value)`.
+
+        Raises:
+            TypeError: If a key or bound is of a type that the database cannot hold.
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     db[b"user:1"], db[b"user:2"], db[b"visit:1"] = b"ann", b"bob", b"-"
+            ...     with db.items(prefix=b"user:") as items:
+            ...         list(items)
+            [(b'user:1', b'ann'), (b'user:2', b'bob')]
+        """
+        scan: Scope[RdictItems] = self._scan(
+            "items", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+        )
+        return scan
+
+    def keys(
+        self,
+        backwards: bool = False,
+        from_key: Key = None,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictKeys]:
+        """Open a scan of keys; the arguments are those of `items`."""
+        scan: Scope[RdictKeys] = self._scan(
+            "keys", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+        )
+        return scan
+
+    def values(
+        self,
+        backwards: bool = False,
+        from_key: Key = None,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictValues]:
+        """Open a scan of values in the order of their keys; the arguments are those of `items`."""
+        scan: Scope[RdictValues] = self._scan(
+            "values", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+        )
+        return scan
+
+    def columns(
+        self,
+        backwards: bool = False,
+        from_key: Key = None,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictColumns]:
+        """Open a scan of wide columns; the arguments are those of `items`."""
+        scan: Scope[RdictColumns] = self._scan(
+            "columns", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+        )
+        return scan
+
+    def entities(
+        self,
+        backwards: bool = False,
+        from_key: Key = None,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictEntities]:
+        """Open a scan of keys and wide columns; the arguments are those of `items`."""
+        scan: Scope[RdictEntities] = self._scan(
+            "entities", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+        )
+        return scan
+
+    def iter(
+        self,
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+    ) -> Scope[RdictIter]:
+        """Open a cursor (`NewIterator`); the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to seek, step and read.
+        """
+        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        return self._open_cursor(read_opt, bounds, label)

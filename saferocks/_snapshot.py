@@ -1,0 +1,209 @@
+"""Snapshots: point reads and scans that both see one state.
+
+rocksdict's snapshot isolates point reads only; its scans read live data (D1). Here a snapshot
+holds, for each column family, a native snapshot for point reads and a native cursor, opened at
+the same sequence number, that every scan of the snapshot shares.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _engine, _registry
+from saferocks._cursor import NOTHING, PinnedCursor
+from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._iterator import open_cursor, open_scan
+from saferocks._registry import Reason
+from saferocks._scans import Scans
+from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from saferocks._iterator import RdictIter
+    from saferocks._options import ReadOptions
+    from saferocks._ordering import Bounds, Key
+    from saferocks._registry import Owner
+
+_MISSING = "key not found"
+
+
+class SnapshotRecord(HandleRecord):
+    """The record of a snapshot; its native part is a pair for each column family."""
+
+    __slots__ = ()
+
+    kind = "snapshot"
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return "with db.snapshot() as snap:"
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Release the snapshot's scans, youngest first, and then its cursors."""
+        for _, pinned in native or ():
+            if pinned is not None:
+                for user in reversed(tuple(pinned.users.values())):
+                    release(user, Reason.SNAPSHOT_RELEASED)
+                pinned.native = None
+
+
+class SnapshotReads(Scans):
+    """The reading methods of a snapshot and of its views of column families."""
+
+    __slots__ = ()
+
+    _record: SnapshotRecord
+    _anchor: Any
+    _family: int
+    _names: tuple[str, ...]
+
+    def __getitem__(self, key: Key) -> Any:
+        """Return the value of a key, or a list of values for a list of keys (missing ones are None).
+
+        Raises:
+            KeyError: If there is no such key.
+            TypeError: If the database cannot hold such a key.
+        """
+        if isinstance(key, list):
+            return self.get(key)
+        value = self._look_up(key)
+        if value is NOTHING:
+            raise KeyError(f"key {key!r} not found")
+        return value
+
+    def get(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
+        """Return the value of a key, or a default.
+
+        Args:
+            key: A key, or a list of keys for a list of values.
+            default: What to return for a missing key.
+            read_opt: Checked, and without effect on point reads: they use the options of the opening.
+        """
+        if read_opt is not None:
+            self._check_options(read_opt)
+        if isinstance(key, list):
+            return [self.get(each, default) for each in key]
+        value = self._look_up(key)
+        return default if value is NOTHING else value
+
+    def __contains__(self, key: Key) -> bool:
+        return self._look_up(key) is not NOTHING
+
+    def _look_up(self, key: Key) -> Any:
+        native = self._record.live[self._family][0]
+        try:
+            return native[key]
+        except BaseException as error:
+            if type(error) is Exception and error.args == (_MISSING,):  # D13: no KeyError
+                return NOTHING
+            raise _engine.translate(error) from None
+
+    def _pinned(self) -> PinnedCursor:
+        """Return the shared cursor of this column family, to be acquired by a scan."""
+        pinned: PinnedCursor | None = self._record.live[self._family][1]
+        if pinned is None:
+            where = _registry.format_site(self._record.site)
+            raise NotSupportedError(
+                f"Not implemented: the snapshot opened at {where} is for point reads only; "
+                "open it without point_reads_only to scan it",
+                code=3,
+            )
+        return pinned
+
+    def _open_scan(
+        self,
+        method: str,
+        backwards: bool,
+        from_key: Key,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+    ) -> Any:
+        self._check_options(read_opt)
+        return open_scan(self._anchor, self._record.owner, label, method, backwards, bounds, from_key, self._pinned)
+
+    def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+        self._check_options(read_opt)
+        return open_cursor(self._anchor, self._record.owner, label, bounds, self._pinned)
+
+    def _check_options(self, read_opt: ReadOptions | None) -> None:
+        beyond = () if read_opt is None else read_opt.beyond_hints
+        if beyond:
+            raise NotSupportedError(
+                f"Not implemented: the scans of a snapshot share one iterator and cannot each have {', '.join(beyond)}; "
+                "use prefix=, lower_bound= and upper_bound=",
+                code=3,
+            )
+
+
+class Snapshot(SnapshotReads, Handle):
+    """One state of the database, for point reads and any number of interleaved scans (`Snapshot`).
+
+    It keeps every version that it can see from being compacted away, and unless it was opened
+    with `point_reads_only=True` it keeps the memtables of that moment in memory as well.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+        ...     db[b"k"] = b"old"
+        ...     with db.snapshot() as snap:
+        ...         db[b"k"], db[b"l"] = b"new", b"1"
+        ...         with snap.items() as items:
+        ...             snap[b"k"], list(items)
+        (b'old', [(b'k', b'old')])
+    """
+
+    __slots__ = ("_family", "_names", "_raw")
+
+    @property
+    def _anchor(self) -> Snapshot:  # type: ignore[override]
+        return self
+
+    def get_column_family(self, name: str) -> SnapshotFamily:
+        """Return this snapshot's view of a column family that it was opened for.
+
+        The view lives and dies with the snapshot.
+
+        Raises:
+            ColumnFamilyNotFoundError: If the snapshot was not opened for it.
+        """
+        self._record.live
+        if name not in self._names:
+            raise ColumnFamilyNotFoundError(
+                f"snapshot does not cover column family {name!r}; open it with "
+                f"db.snapshot(column_families={[*self._names, name]!r})"
+            )
+        return SnapshotFamily(self, self._names.index(name))
+
+
+class SnapshotFamily(SnapshotReads):
+    """A snapshot's view of one column family; has the snapshot's reading methods."""
+
+    __slots__ = ("_anchor", "_family", "_names", "_raw", "_record")
+
+    def __init__(self, snapshot: Snapshot, family: int) -> None:
+        self._anchor = snapshot
+        self._record = snapshot._record
+        self._names = snapshot._names
+        self._raw = snapshot._raw
+        self._family = family
+
+
+def open_snapshot(
+    parent: Any,
+    owner: Owner,
+    label: str | None,
+    raw: bool,
+    names: tuple[str, ...],
+    point_reads_only: bool,
+    acquire: Callable[..., Any],
+    *arguments: Any,
+) -> Snapshot:
+    """Open a snapshot whose native part comes from `acquire(*arguments)`."""
+    snapshot = Snapshot()
+    snapshot._raw, snapshot._names, snapshot._family = raw, names, 0
+    record = open_handle(snapshot, parent, SnapshotRecord(owner, label))
+    record.acquire(acquire, *arguments)
+    return snapshot

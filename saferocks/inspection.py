@@ -1,0 +1,184 @@
+"""What a running program can ask: which handles are open, what they cost, whether it all adds up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from saferocks import _engine, _registry, events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from saferocks._owner import DatabaseOwner
+    from saferocks._registry import Record
+
+
+@dataclass(frozen=True)
+class HandleInfo:
+    """An open handle.
+
+    Attributes:
+        kind: `iterator`, `snapshot`, `write_batch`, `column_family`, `checkpoint`, `sst_writer` or `database`.
+        id: Unique in the process; handles opened later have higher ones.
+        age: Seconds since the opening.
+        opened_at: The line of the opener's call, as `file:line`.
+        thread: The name of the opening thread, or its identifier once it is gone.
+        database: The path of its database, or None for free-standing handles.
+        label: The label given at the opening, if any.
+        note: What would be lost with it, such as the operations of a batch.
+        entered: Whether it is inside its `with`.
+    """
+
+    kind: str
+    id: int
+    age: float
+    opened_at: str
+    thread: str
+    database: str | None
+    label: str | None
+    note: str | None
+    entered: bool
+
+
+@dataclass(frozen=True)
+class MemoryUsage:
+    """Bytes that a database holds, summed over its column families.
+
+    Attributes:
+        memtables: All memtables (`size-all-mem-tables`).
+        pinned_memtables: Memtables that are flushed already and kept only by iterators; 0 in a healthy program.
+        table_readers: Indexes and filters of open SST files (`estimate-table-readers-mem`).
+        block_cache: Blocks in the cache (`block-cache-usage`).
+        block_cache_pinned: Blocks that iterators keep in it (`block-cache-pinned-usage`).
+        sst_live: SST files that the present state needs, on disk.
+        sst_total: All SST files, those included that only iterators and snapshots keep.
+        rss: Resident memory of the process.
+        heap: Bytes in use on the C heap, or None where the platform does not tell.
+    """
+
+    memtables: int
+    pinned_memtables: int
+    table_readers: int
+    block_cache: int
+    block_cache_pinned: int
+    sst_live: int
+    sst_total: int
+    rss: int
+    heap: int | None
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The registry's counts beside RocksDB's own.
+
+    Attributes:
+        registered_iterators: Native iterators that open handles own.
+        live_iterators: RocksDB's count of them, or None without `statistics=True` at open.
+        registered_snapshots: Native snapshots that open handles own.
+        live_snapshots: RocksDB's count of them.
+        unchecked: What could not be compared, and why.
+    """
+
+    registered_iterators: int
+    live_iterators: int | None
+    registered_snapshots: int
+    live_snapshots: int
+    unchecked: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that could be compared agrees."""
+        iterators = self.live_iterators in (None, self.registered_iterators)
+        return iterators and self.live_snapshots == self.registered_snapshots
+
+
+def open_handles() -> tuple[HandleInfo, ...]:
+    """Return all open handles of the process, oldest first.
+
+    Example:
+        >>> import saferocks
+        >>> saferocks.open_handles()
+        ()
+    """
+    return handle_infos(_registry.snapshot())
+
+
+def handle_infos(records: Iterable[Record]) -> tuple[HandleInfo, ...]:
+    """Describe records as handles."""
+    events.drain()
+    now = time.monotonic()
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return tuple(
+        HandleInfo(
+            kind=record.kind,
+            id=record.id,
+            age=now - record.opened,
+            opened_at=_registry.format_site(record.site),
+            thread=names.get(record.thread, str(record.thread)),
+            database=record.owner.name,
+            label=record.label,
+            note=record.note,
+            entered=record.state is _registry.ENTERED,
+        )
+        for record in records
+    )
+
+
+def heap_used() -> int | None:
+    """Return the bytes in use on the C heap, or None where that cannot be told.
+
+    Another allocator (jemalloc by LD_PRELOAD, say) makes glibc report 0.
+    """
+    heap_info = getattr(psutil, "heap_info", None)
+    return (heap_info().heap_used or None) if heap_info is not None else None
+
+
+_CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")
+
+
+def memory_usage(families: list[Any]) -> MemoryUsage:
+    """Sum up what the native column families hold."""
+
+    def total(name: str) -> int:
+        return sum(family.property_int_value(name) or 0 for family in families)
+
+    def widest(name: str) -> int:  # column families share one cache unless they were given several
+        return max((family.property_int_value(name) or 0 for family in families), default=0)
+
+    everything = total("rocksdb.size-all-mem-tables")
+    return MemoryUsage(
+        memtables=everything,
+        pinned_memtables=everything - total("rocksdb.cur-size-all-mem-tables"),
+        table_readers=total("rocksdb.estimate-table-readers-mem"),
+        block_cache=widest(_CACHE[0]),
+        block_cache_pinned=widest(_CACHE[1]),
+        sst_live=total("rocksdb.live-sst-files-size"),
+        sst_total=total("rocksdb.total-sst-files-size"),
+        rss=psutil.Process().memory_info().rss,
+        heap=heap_used(),
+    )
+
+
+def audit(owner: DatabaseOwner, rdict: Any) -> AuditReport:
+    """Compare the registry with RocksDB, again if other threads opened or released meanwhile."""
+    for _ in range(_engine.VIEW_ATTEMPTS):
+        before = tuple(owner.children)
+        live = _engine.live_iterators(owner.options)
+        snapshots = rdict.property_int_value("rocksdb.num-snapshots") or 0
+        records = tuple(owner.children.values())
+        natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
+        if tuple(owner.children) == before:
+            break
+    unchecked = ("iterators: open with statistics=True to have RocksDB count them",) if live is None else ()
+    return AuditReport(
+        registered_iterators=sum(map(_engine.is_iterator, natives.values())),
+        live_iterators=live,
+        registered_snapshots=sum(map(_engine.is_snapshot, natives.values())),
+        live_snapshots=snapshots,
+        unchecked=unchecked,
+    )
