@@ -60,20 +60,22 @@ class BatchWrites(Handle):
     _family: ColumnFamily | None
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        native = self._record.live
         try:
-            native[key] = value
-        except BaseException as error:
-            raise self._translated(error) from None
-        self._wrote(native)
+            self._record.live[key] = value
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = self._failure(error)
+        else:
+            return self._wrote()
+        raise failure
 
     def __delitem__(self, key: Key) -> None:
-        native = self._record.live
         try:
-            del native[key]
-        except BaseException as error:
-            raise self._translated(error) from None
-        self._wrote(native)
+            del self._record.live[key]
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = self._failure(error)
+        else:
+            return self._wrote()
+        raise failure
 
     def put(self, key: Key, value: Any, column_family: ColumnFamily | None = None) -> None:
         """Add a row to the batch (`WriteBatch::Put`).
@@ -116,31 +118,38 @@ class BatchWrites(Handle):
         self._add("delete_range", begin, end, column_family=column_family)
 
     def _add(self, method: str, *arguments: Any, column_family: ColumnFamily | None = None) -> None:
-        native = self._record.live
+        self._record.live
         if column_family is not None:
-            arguments = (*arguments, self._checked(column_family))
+            self._remember(column_family)
         try:
-            getattr(native, method)(*arguments)
-        except BaseException as error:
-            raise self._translated(error) from None
-        self._wrote(native)
+            family = () if column_family is None else (column_family._native(),)
+            getattr(self._record.live, method)(*arguments, *family)
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = self._failure(error)
+        else:
+            return self._wrote()
+        family = ()
+        raise failure
 
-    def _checked(self, family: ColumnFamily) -> Any:
-        """Return the native handle of a column family, and remember that the batch refers to it."""
-        native = family._native()
+    def _remember(self, family: ColumnFamily) -> None:
+        """Note that the batch refers to a column family, if it may."""
+        if not hasattr(family, "_native"):
+            raise TypeError(
+                f"column_family is {type(family).__name__}; get one with db.get_column_family_handle(name)"
+            )
+        family._record.live
         owner = self._record.owner
         if owner is not PROCESS and family._record.owner is not owner:
             raise foreign_family(family, owner)
         self._families.add(family)
-        return native
 
-    def _translated(self, error: BaseException) -> BaseException:
+    def _failure(self, error: BaseException) -> BaseException:
         if "already consumed" in str(error):
             where = _registry.format_site(self._record.site)
             return HandleClosedError(f"{error} (write_batch opened at {where})")
-        return _engine.translate(error)
+        return _engine.failure(error)
 
-    def _wrote(self, native: Any) -> None:
+    def _wrote(self) -> None:
         """Do what has to be done after each addition."""
 
     def _is_over(self, error: BaseException | None) -> bool:
@@ -268,17 +277,19 @@ class WriteBatch(BatchWrites):
 
     def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
         """Write what names no column family to this one; None for the default one."""
-        live = self._record.live
-        native = None if column_family is None else self._checked(column_family)
-        _engine.call(live.set_default_column_family, native)
+        self._record.live
+        if column_family is not None:
+            self._remember(column_family)
+        native = None if column_family is None else column_family._native()
+        _engine.call(self._record.live.set_default_column_family, native)
         self._family = column_family
 
     def _ask(self, method: str) -> Any:
-        native = self._record.live
         try:
-            return getattr(native, method)()
-        except BaseException as error:
-            raise self._translated(error) from None
+            return getattr(self._record.live, method)()
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = self._failure(error)
+        raise failure
 
 
 class BulkWriter(BatchWrites):
@@ -334,6 +345,6 @@ class BulkWriter(BatchWrites):
         finally:
             release(record, Reason.EXITED)
 
-    def _wrote(self, native: Any) -> None:
-        if native.size_in_bytes() >= self._flush_bytes:
+    def _wrote(self) -> None:
+        if self._record.live.size_in_bytes() >= self._flush_bytes:
             self.flush()

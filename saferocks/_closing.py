@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry
 from saferocks._handle import release, wait_until_unused
+from saferocks._owner import FamilyRecord
 from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
     from saferocks._guard import Tally
     from saferocks._handle import HandleRecord
-    from saferocks._owner import DatabaseOwner, FamilyRecord
+    from saferocks._owner import DatabaseOwner
 
 #: How long a release at the end of a close waits for a thread that is just leaving a call.
 _LAST_CALLS_SECONDS = 5.0
+_PAUSE = 0.0005
 
 
 def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: float | None = None) -> list[Tally]:
@@ -55,17 +57,23 @@ def _drain(owner: DatabaseOwner, deadline: float) -> None:
     parked = [child.disable() for child in children]
     try:
         _wait_for_openings(owner, deadline)
-        for child, live in zip(children, parked, strict=True):
-            # Only these are called without the interpreter lock; iterators are closed, not waited for.
-            if child.kind in ("database", "column_family") and live is not None:
-                # Held by the record, by `parked` and by this loop's `live`.
-                wait_until_unused([child.native], 3, deadline)
+        for child in children:
+            # Only these are called without the interpreter lock; other calls are over by now, or nearly.
+            if isinstance(child, FamilyRecord) and child.is_table:
+                _wait_while_busy(child.native, deadline)
     except BusyError:
         owner.closing = False
         for child, live in zip(children, parked, strict=True):
             if live is not None and child.reason is None:
                 child.enable_again(live)
         raise
+
+
+def _wait_while_busy(native: Any, deadline: float) -> None:
+    while _engine.is_busy(native):
+        if time.monotonic() >= deadline:
+            raise _engine.still_running()
+        time.sleep(_PAUSE)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's
 
 
 def _children(owner: DatabaseOwner) -> list[HandleRecord]:
@@ -108,7 +116,7 @@ def _release_child(child: HandleRecord, tallies: dict[int, Tally], failures: lis
     natives = _engine.natives_in(child.native)
     try:
         if release(child, Reason.DATABASE_CLOSED):
-            wait_until_unused(natives, 0, time.monotonic() + _LAST_CALLS_SECONDS)
+            wait_until_unused(natives, time.monotonic() + _LAST_CALLS_SECONDS)
     except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
         failures.append(error)
 

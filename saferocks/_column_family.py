@@ -41,10 +41,10 @@ class ColumnFamily(Handle):
         return self._record.live
 
 
-def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[..., Any], name: str) -> ColumnFamily:
+def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[[], Any]) -> ColumnFamily:
     """Open the handle that batches take."""
     family = ColumnFamily()
-    open_handle(family, parent, record).acquire(acquire, name)
+    open_handle(family, parent, record).acquire(acquire)
     return family
 
 
@@ -66,14 +66,16 @@ class FamilyAccess(Scans, Handle):
         """
         try:
             return self._record.live[key]
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = _engine.failure(error)
+        raise failure
 
     def __contains__(self, key: Key) -> bool:
         try:
             return key in self._record.live
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        raise failure
 
     def get(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
         """Return the value of a key, or a default (`Get`).
@@ -90,15 +92,15 @@ class FamilyAccess(Scans, Handle):
             return self._get_with(key, default, read_opt)
         try:
             return self._record.live.get(key, default)
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        raise failure
 
     def _get_with(self, key: Key, default: Any, read_opt: ReadOptions) -> Any:
         native = check_read_options(read_opt).native()
-        live = self._record.live
         if isinstance(key, list):  # D13: a multi-get ignores read options
-            return [_engine.call(live.get, each, default, native) for each in key]
-        return _engine.call(live.get, key, default, native)
+            return [_engine.call(self._record.live.get, each, default, native) for each in key]
+        return _engine.call(self._record.live.get, key, default, native)
 
     def get_entity(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
         """Return the wide columns of a key as a list of `(name, value)`, or a default (`GetEntity`).
@@ -109,18 +111,18 @@ class FamilyAccess(Scans, Handle):
             read_opt: How RocksDB reads; its bounds do not apply.
         """
         native = native_read_options(read_opt)
-        live = self._record.live
         if isinstance(key, list):
-            return [self._entity(live, each, default, native) for each in key]
-        return self._entity(live, key, default, native)
+            return [self._entity(each, default, native) for each in key]
+        return self._entity(key, default, native)
 
-    def _entity(self, live: Any, key: Key, default: Any, read_opt: Any) -> Any:
+    def _entity(self, key: Key, default: Any, read_opt: Any) -> Any:
         try:
-            return live.get_entity(key, default, read_opt)
-        except BaseException as error:
+            return self._record.live.get_entity(key, default, read_opt)
+        except BaseException as error:  # noqa: BLE001 - see above
             if type(error) is Exception and str(error) == "NotFound: ":  # D13: the default is ignored
                 return default
-            raise _engine.translate(error) from None
+            failure = _engine.failure(error)
+        raise failure
 
     def key_may_exist(self, key: Key, fetch: bool = False, read_opt: ReadOptions | None = None) -> Any:
         """Tell cheaply whether a key may exist; False is certain (`KeyMayExist`).
@@ -137,14 +139,20 @@ class FamilyAccess(Scans, Handle):
     def __setitem__(self, key: Key, value: Any) -> None:
         try:
             self._record.sink[key] = value
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def __delitem__(self, key: Key) -> None:
         try:
             del self._record.sink[key]
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def put(self, key: Key, value: Any, write_opt: WriteOptions | None = None) -> None:
         """Write a row (`Put`).
@@ -160,8 +168,11 @@ class FamilyAccess(Scans, Handle):
         """
         try:
             self._record.sink.put(key, value, write_opt)
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def put_entity(self, key: Key, names: list[Any], values: list[Any], write_opt: WriteOptions | None = None) -> None:
         """Write a row of wide columns (`PutEntity`).
@@ -181,8 +192,11 @@ class FamilyAccess(Scans, Handle):
         """Delete a key; a missing one is no error (`Delete`)."""
         try:
             self._record.sink.delete(key, write_opt)
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def delete_range(self, begin: Key, end: Key, write_opt: WriteOptions | None = None) -> None:
         """Delete all keys in `begin <= key < end` (`DeleteRange`).
@@ -190,9 +204,9 @@ class FamilyAccess(Scans, Handle):
         Raises:
             InvalidArgumentError: If `end` comes before `begin`.
         """
-        sink = self._record.sink
+        self._record.sink
         check_range(self._raw, begin, end)
-        _engine.call(sink.delete_range, begin, end, write_opt)
+        _engine.call(self._record.sink.delete_range, begin, end, write_opt)
 
     def ingest_external_file(self, paths: list[str], opts: IngestExternalFileOptions | None = None) -> None:
         """Take SST files into the column family (`IngestExternalFile`).
@@ -215,17 +229,19 @@ class FamilyAccess(Scans, Handle):
         bounds: Bounds,
         label: str | None,
     ) -> Any:
-        record = self._record
-        live, native = record.live, native_read_options(read_opt)
+        record, native = self._record, native_read_options(read_opt)
+        record.live
         start = bounds.start(backwards, from_key)
-        arguments = (live, NATIVE_SCANS[method], backwards, start, native)
+        scan = NATIVE_SCANS[method]
         return open_scan(
-            self, record.owner, label, method, backwards, bounds, from_key, _engine.open_scan, *arguments
-        )
+            self, record.owner, label, method, backwards, bounds, from_key,
+            lambda: _engine.open_scan(record.live, scan, backwards, start, native),
+        )  # fmt: skip
 
     def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
-        record = self._record
-        return open_cursor(self, record.owner, label, bounds, record.live.iter, native_read_options(read_opt))
+        record, native = self._record, native_read_options(read_opt)
+        record.live
+        return open_cursor(self, record.owner, label, bounds, lambda: record.live.iter(native))
 
     # ---- settings of this handle
 
@@ -274,10 +290,10 @@ class FamilyAccess(Scans, Handle):
                 among them: rocksdict does not hand on what went wrong.
         """
         self._record.owner.check_writable("compact_range()")  # D8: rocksdict lets it through
-        live = self._record.live
-        before = live.property_int_value("rocksdb.background-errors") or 0
-        _engine.call(live.compact_range, begin, end, *(() if compact_opt is None else (compact_opt,)))
-        failed = (live.property_int_value("rocksdb.background-errors") or 0) - before
+        before = self.property_int_value("rocksdb.background-errors") or 0
+        options = () if compact_opt is None else (compact_opt,)
+        _engine.call(self._record.live.compact_range, begin, end, *options)
+        failed = (self.property_int_value("rocksdb.background-errors") or 0) - before
         if failed > 0:  # D13: errors of a compaction are swallowed
             raise _engine.from_text(
                 f"Corruption: RocksDB counted {failed} background errors during compact_range; its LOG says which"

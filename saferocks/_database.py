@@ -27,7 +27,7 @@ from saferocks.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from rocksdict import Options, WriteOptions
@@ -133,7 +133,7 @@ class Rdict(FamilyAccess):
     def _open(self, request: _opening.Request, *, default_raw: bool, scoped: bool) -> None:
         owner = DatabaseOwner(request.path, request.access, request.close_timeout, request.policy, request.trace)
         record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
-        record.acquire(self._acquire, owner, request, default_raw)
+        record.acquire(lambda: self._acquire(owner, request, default_raw))
         events.emit(logging.DEBUG, "saferocks.database_opened", database=owner.name, access=owner.access.name)
 
     def _acquire(self, owner: DatabaseOwner, request: _opening.Request, default_raw: bool) -> Any:
@@ -215,7 +215,7 @@ class Rdict(FamilyAccess):
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
         self._check_family(name)
-        return self._family(name, self._main._record.live.get_column_family)
+        return self._family(name, lambda main: main.get_column_family(name))
 
     def get_column_family_handle(self, name: str) -> ColumnFamily:
         """Return a column family as write batches name it; it is closed with its database.
@@ -224,9 +224,9 @@ class Rdict(FamilyAccess):
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
         self._check_family(name)
-        live = self._main._record.live
-        record = FamilyRecord(self._record.owner, name)
-        return open_family_handle(self._main, record, live.get_column_family_handle, name)
+        main = self._main
+        record = FamilyRecord(self._record.owner, name, is_table=False)
+        return open_family_handle(main, record, lambda: main._record.live.get_column_family_handle(name))
 
     def create_column_family(self, name: str, options: Options | None = None) -> Rdict:
         """Make a column family (`CreateColumnFamily`).
@@ -249,7 +249,7 @@ class Rdict(FamilyAccess):
             if name in owner.families:
                 raise InvalidArgumentError(f"Invalid argument: Column family already exists: {name!r}", code=4)
             options = _engine.new_options(owner.raw) if options is None else options
-            family = self._family(name, self._main._record.live.create_column_family, options)
+            family = self._family(name, lambda main: main.create_column_family(name, options))
             owner.families.add(name)
         return family
 
@@ -281,12 +281,13 @@ class Rdict(FamilyAccess):
             if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
                 natives = [record.native]
                 release(record, Reason.FAMILY_DROPPED)
-                wait_until_unused(natives, 0, deadline)
+                wait_until_unused(natives, deadline)
 
-    def _family(self, name: str, acquire: Any, *arguments: Any) -> Rdict:
-        family = Rdict.__new__(Rdict)
+    def _family(self, name: str, acquire: Callable[[Any], Any]) -> Rdict:
+        family, main = Rdict.__new__(Rdict), self._main
         family._raw = self._raw
-        open_handle(family, self._main, FamilyRecord(self._record.owner, name)).acquire(acquire, name, *arguments)
+        record = open_handle(family, main, FamilyRecord(self._record.owner, name))
+        record.acquire(lambda: acquire(main._record.live))
         return family
 
     def _check_family(self, name: str) -> None:
@@ -321,7 +322,7 @@ class Rdict(FamilyAccess):
             NotSupportedError: If the database is a secondary, whose snapshots do not hold still (D15).
         """
         record = self._record
-        live = record.live
+        record.live
         if record.owner.access.name == "secondary":
             raise NotSupportedError(
                 "Not implemented: a snapshot of a secondary shows newer data after each catch-up; "
@@ -331,7 +332,7 @@ class Rdict(FamilyAccess):
         names = self._snapshot_names(column_families)
         scans = not point_reads_only
         return open_snapshot(
-            self, record.owner, label, self._raw, names, self._acquire_snapshot, live, names[1:], scans
+            self, record.owner, label, self._raw, names, lambda: self._acquire_snapshot(names[1:], scans)
         )
 
     def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
@@ -344,9 +345,9 @@ class Rdict(FamilyAccess):
             self._check_family(name)
         return (self._record.family, *(name for name in others if name != self._record.family))
 
-    def _acquire_snapshot(self, live: Any, others: tuple[str, ...], scans: bool) -> Any:
+    def _acquire_snapshot(self, others: tuple[str, ...], scans: bool) -> Any:
         main = self._main._record.live
-        families = (live, *(_engine.call(main.get_column_family, name) for name in others))
+        families = (self._record.live, *(_engine.call(main.get_column_family, name) for name in others))
         views = _engine.open_snapshot(families, native_read_options(None) if scans else None)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
 
@@ -422,10 +423,10 @@ class Rdict(FamilyAccess):
                 f"must set raw_mode={self._raw} for WriteBatch: the batch has raw_mode={batch._raw}, the database "
                 f"at {self._record.owner.name!r} has raw_mode={self._raw}"
             )
-        native = batch._record.live
+        batch._record.live
         reason: Reason | None = Reason.FAILED
         try:
-            self._write_native(native, batch._families, write_opt)
+            self._write_native(batch._record.live, batch._families, write_opt)
             reason = Reason.COMMITTED
         except (ModeMismatchError, HandleClosedError):
             reason = None  # refused before RocksDB saw it: the batch is as it was
@@ -435,17 +436,16 @@ class Rdict(FamilyAccess):
                 release(batch._record, reason)
 
     def _write_native(self, native: Any, families: Iterable[ColumnFamily], write_opt: WriteOptions | None = None) -> None:
-        sink = self._record.sink
         if not families:
-            _engine.call(sink.write, native, write_opt)
+            _engine.call(self._record.sink.write, native, write_opt)
             return
         owner = self._record.owner
         with owner.lock:  # so that none of them is dropped in between
             for family in families:
                 if family._record.owner is not owner:
                     raise foreign_family(family, owner)
-                family._native()
-            _engine.call(sink.write, native, write_opt)
+                family._record.live
+            _engine.call(self._record.sink.write, native, write_opt)
 
     # ---- the whole database
 
@@ -465,8 +465,8 @@ class Rdict(FamilyAccess):
 
     def memory(self) -> MemoryUsage:
         """Return what the database holds in memory and on disk, summed over its column families."""
-        main = self._main._record.live
-        families = [_engine.call(main.get_column_family, name) for name in self.column_families]
+        main = self._main._record
+        families = [_engine.call(main.live.get_column_family, name) for name in self.column_families]
         return inspection.memory_usage(families)
 
     def audit(self) -> AuditReport:

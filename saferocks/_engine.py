@@ -78,6 +78,8 @@ DEFAULT_FAMILY = "default"
 
 #: How often a view is taken anew because a writer came in between, before the caller hears of it.
 VIEW_ATTEMPTS = 1000
+#: Seconds between looks at a call in flight.
+_PAUSE = 0.0005
 
 
 class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
@@ -180,12 +182,34 @@ def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
     return errors.ConcurrentUseError(f"{text}: another call is using the same native object; open one for each thread")
 
 
+def failure(error: BaseException) -> BaseException:
+    """Return what to raise for an error of a native call: typed, and holding nothing native.
+
+    A traceback keeps its frames, and frames keep what their variables refer to. An iterator in
+    one would keep the database open past its close, for as long as the error is being handled
+    (D5). So the frames of this package are taken out, and the caller raises outside its `except`
+    block, from a frame without native objects, so that the original is not kept as context.
+    """
+    translated = translate(error)
+    if translated is not error:
+        return translated
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
+
+
+_PACKAGE = __file__.rpartition("_engine")[0]
+
+
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call something native, with typed errors. Not for hot paths, which translate in place."""
     try:
         return function(*args, **kwargs)
-    except BaseException as error:
-        raise translate(error) from None
+    except BaseException as error:  # noqa: BLE001 - raised below, see `failure`
+        found = failure(error)
+    del function, args, kwargs
+    raise found
 
 
 # --------------------------------------------------------------------------- open
@@ -215,11 +239,11 @@ def load_options(path: str) -> tuple[Options, dict[str, Options]] | None:
             defaults instead.
     """
     try:
-        loaded: tuple[Options, dict[str, Options]] = _native.Options.load_latest(path)
-    except BaseException as error:
+        loaded: tuple[Options, dict[str, Options]] = call(_native.Options.load_latest, path)
+    except EngineError as error:
         if "No options files found" in str(error):
             return None
-        raise translate(error) from None
+        raise
     return loaded
 
 
@@ -363,6 +387,21 @@ def new_sst_writer(options: Options | None) -> Any:
 # --------------------------------------------------------------------------- release (D5, D6)
 
 
+def is_busy(rdict: Any) -> bool:
+    """Tell whether a call is inside a native database or column family (D6).
+
+    Setting options needs it to itself, and so fails while a call that let go of the interpreter
+    lock is under way; otherwise it refuses None, and nothing has changed.
+    """
+    try:
+        rdict.set_write_options(None)
+    except RuntimeError:
+        return True
+    except TypeError:
+        return False
+    return False
+
+
 def close_native(rdict: Any, deadline: float) -> None:
     """Close a native database or column family, waiting for calls that still use it (D6).
 
@@ -372,19 +411,24 @@ def close_native(rdict: Any, deadline: float) -> None:
     """
     while True:
         try:
-            rdict.close()
-        except _native.DbClosedError:
+            call(rdict.close)
+        except DatabaseClosedError:
             return
-        except RuntimeError as error:
-            if "orrowed" not in str(error):
-                raise
+        except errors.ConcurrentUseError:
             if time.monotonic() >= deadline:
-                raise errors.BusyError("Resource busy: a call is still using the database", code=11) from None
-            time.sleep(0.001)  # the call holds no lock that could be waited on
-        except BaseException as error:
-            raise translate(error) from None
+                raise still_running() from None
+            time.sleep(_PAUSE)  # the call holds no lock that could be waited on
         else:
             return
+
+
+def still_running() -> errors.BusyError:
+    """Return the error for a close that calls in flight have held up for too long."""
+    return errors.BusyError(
+        "Resource busy: a call (multi-get, flush, compaction, ...) is still running; the database stays open, "
+        "close it again or give a longer close_timeout",
+        code=11,
+    )
 
 
 def is_unused(native: Any, references: int) -> bool:

@@ -52,8 +52,9 @@ class Checkpoint(Handle):
     def __init__(self, db: Any, *, label: str | None = None) -> None:
         if not isinstance(db, Handle) or db._record.kind not in ("database", "column_family"):
             raise TypeError(f"db is {type(db).__name__}; give an open saferocks database")
-        live = db._record.live
-        open_handle(self, db, CheckpointRecord(owner_of(db), label)).acquire(_engine.new_checkpoint, live)
+        db._record.live
+        record = open_handle(self, db, CheckpointRecord(owner_of(db), label))
+        record.acquire(lambda: _engine.new_checkpoint(db._record.live))
 
     def create(self, path: str) -> None:
         """Copy the database as it is now into a directory that does not exist yet.
@@ -65,7 +66,7 @@ class Checkpoint(Handle):
             InvalidArgumentError: If there is something at `path` already.
             IOFailedError: If its parent does not exist or is not writable.
         """
-        live = self._record.live
+        self._record.live
         target = _directory.text_path(path)
         if os.path.lexists(target):
             raise InvalidArgumentError(f"Invalid argument: Directory exists: {target!r}; give a new path", code=4)
@@ -73,7 +74,7 @@ class Checkpoint(Handle):
         if not os.path.isdir(parent):
             raise IOFailedError(f"IO error: No such directory: {parent!r}; make it first", code=5)
         _directory.check_writable(target)
-        _engine.call(live.create_checkpoint, target)
+        _engine.call(self._record.live.create_checkpoint, target)
 
     def create_checkpoint(self, path: str) -> None:
         """Copy the database; rocksdict's name for `create`."""
@@ -146,7 +147,7 @@ class SstFileWriter(Handle):
 
     def __init__(self, options: Options | None = None, *, label: str | None = None) -> None:
         record = open_handle(self, None, SstRecord(label))
-        record.acquire(_engine.new_sst_writer, options)
+        record.acquire(lambda: _engine.new_sst_writer(options))
 
     def open(self, path: str) -> None:
         """Begin a file.
@@ -156,13 +157,13 @@ class SstFileWriter(Handle):
             IOFailedError: If it cannot be made.
         """
         record = self._record
-        live = record.live
+        record.live
         target = _directory.text_path(path)
         if record.path is not None:
             raise InvalidArgumentError(
                 f"Invalid argument: this writer has not finished {record.path!r}; call finish() first", code=4
             )
-        _engine.call(live.open, target)
+        _engine.call(record.live.open, target)
         record.path = target
 
     def finish(self) -> None:
@@ -187,14 +188,20 @@ class SstFileWriter(Handle):
     def __setitem__(self, key: Key, value: Any) -> None:
         try:
             self._record.live[key] = value
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def __delitem__(self, key: Key) -> None:
         try:
             del self._record.live[key]
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = _engine.failure(error)
+        else:
+            return
+        raise failure
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

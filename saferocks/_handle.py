@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, OPEN, RELEASED, USED, Reason, Record, State
-from saferocks.errors import BusyError, HandleClosedError, HandleError, LeakedHandlesError, add_note
+from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError, add_note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,20 +61,26 @@ class HandleRecord(Record):
         self.before_entering()
         return self.enable(USED)
 
-    def acquire(self, acquire: Callable[..., Any], *args: Any) -> None:
+    def acquire(self, acquire: Callable[[], Any]) -> None:
         """Acquire the native object for this record, which is in the registry already.
 
         If that fails, or the database closed meanwhile, nothing stays behind.
+
+        Args:
+            acquire: Returns the native object. It takes no arguments, so that no frame that an
+                error's traceback keeps has native objects in its variables.
         """
         if events._pending:
             events.drain()
         try:
-            self.native = acquire(*args)
-            if self.owner.closing:
-                raise self.closed_error()
-        except BaseException as error:
-            self.abandon()
-            raise _engine.translate(error) from None
+            self.native = acquire()
+            if not self.owner.closing:
+                return
+            failure: BaseException = self.closed_error()
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = _engine.failure(error)
+        self.abandon()
+        raise failure
 
     def abandon(self) -> None:
         """Undo an opening that failed."""
@@ -160,31 +166,24 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     return True
 
 
-def wait_until_unused(natives: list[Any], references: int, deadline: float) -> None:
-    """Wait until no thread is inside a call on a native object (D5, D6).
+def wait_until_unused(natives: list[Any], deadline: float) -> None:
+    """Wait until no other thread is inside a call on native objects that have been released (D5).
 
     A call holds a reference to what it is called on, and once `live` is unset no new one starts;
     so the reference counts say when the last one is over, and calls need no counting of their own.
 
     Args:
-        natives: The objects.
-        references: How many references to each are held besides those of the list.
+        natives: The objects; the caller refers to them by this list alone.
         deadline: Until when to wait, of `time.monotonic`.
 
     Raises:
         BusyError: If a call is still running then.
     """
-    pause = 0.0
     for native in natives:
-        while not _engine.is_unused(native, references + 2):  # the list and the loop hold it too
+        while not _engine.is_unused(native, 2):  # the list, and this loop
             if time.monotonic() >= deadline:
-                raise BusyError(
-                    "Resource busy: a call (multi-get, flush, compaction, ...) is still running; the database stays "
-                    "open, close it again or give a longer close_timeout",
-                    code=11,
-                )
-            time.sleep(pause)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's
-            pause = min(pause + 0.0001, 0.005)
+                raise _engine.still_running()
+            time.sleep(0)  # such calls are short: they hold the interpreter lock
 
 
 class Handle:

@@ -72,9 +72,9 @@ class IteratorRecord(HandleRecord):
 
     kind = "iterator"
 
-    def acquire(self, acquire: Callable[..., Any], *args: Any) -> None:
+    def acquire(self, acquire: Callable[[], Any]) -> None:
         """Acquire the native part; one that is shared with a snapshot ends with the snapshot."""
-        super().acquire(acquire, *args)
+        super().acquire(acquire)
         pinned = self.native
         if isinstance(pinned, PinnedCursor):
             pinned.users[self.id] = self
@@ -165,11 +165,15 @@ def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
         for row in rows:
             yield row
         yield from _rest(record, cursor, row if row is NOTHING or record.method == "keys" else row[0])
-    except Exception as error:
-        raise _failed(record, error) from None
-    except BaseException as error:
-        raise _failed_hard(record, error) from None
-    release(record, Reason.EXHAUSTED)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        release(record, Reason.EXHAUSTED)
+        return
+    del rows, cursor
+    raise failure
 
 
 def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
@@ -179,11 +183,15 @@ def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
         for row in rows:
             yield row[1]
         yield from _rest(record, cursor, row if row is NOTHING else row[0])
-    except Exception as error:
-        raise _failed(record, error) from None
-    except BaseException as error:
-        raise _failed_hard(record, error) from None
-    release(record, Reason.EXHAUSTED)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        release(record, Reason.EXHAUSTED)
+        return
+    del rows, cursor
+    raise failure
 
 
 def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
@@ -205,11 +213,15 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
             yield row[1] if part else row
         else:
             yield from _rest(record, cursor, last)
-    except Exception as error:
-        raise _failed(record, error) from None
-    except BaseException as error:
-        raise _failed_hard(record, error) from None
-    release(record, Reason.EXHAUSTED)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        release(record, Reason.EXHAUSTED)
+        return
+    del rows, cursor
+    raise failure
 
 
 def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
@@ -233,27 +245,27 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
         while chunk := pinned.chunk(place, rows):
             yield from chunk
             rows = min(rows * 2, _LAST_CHUNK)
-    except Exception as error:
-        raise _failed(record, error) from None
-    except BaseException as error:
-        raise _failed_hard(record, error) from None
-    release(record, Reason.EXHAUSTED)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        release(record, Reason.EXHAUSTED)
+        return
+    del pinned, place
+    raise failure
 
 
-def _failed(record: ScanRecord, error: Exception) -> BaseException:
-    """Remember why a scan ended early."""
-    record.failure = _engine.translate(error)
-    return record.failure
-
-
-def _failed_hard(record: ScanRecord, error: BaseException) -> BaseException:
-    """Let GeneratorExit and KeyboardInterrupt through, and type a panic of rocksdict (D11)."""
-    translated = _engine.translate(error)
-    if isinstance(error, GeneratorExit):
-        return error
-    interrupted = IncompleteError(f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7)
-    record.failure = interrupted if translated is error else translated
-    return translated
+def _failed(record: ScanRecord, error: BaseException) -> BaseException:
+    """Remember why a scan ended early, and return what to raise."""
+    failure = _engine.failure(error)
+    if isinstance(failure, Exception):
+        record.failure = failure
+    else:
+        record.failure = IncompleteError(
+            f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7
+        )
+    return failure
 
 
 class _Tail:
@@ -384,16 +396,17 @@ class RdictIter(Handle):
 
     _record: CursorRecord
 
+    # No variable of these methods refers to a native object: see `_engine.failure`.
+
     def valid(self) -> bool:
         """Tell whether the cursor is on a row.
 
         Raises:
             EngineError: If it is not because of an error; at the mere end it is False.
         """
-        live = self._record.live
-        if live.valid():
+        if self._record.live.valid():
             return True
-        self._raise_status(live)
+        self.status()
         return False
 
     def status(self) -> None:
@@ -402,15 +415,15 @@ class RdictIter(Handle):
         Raises:
             EngineError: RocksDB's error.
         """
-        self._raise_status(self._record.live)
+        _engine.call(self._record.live.status)
 
     def seek_to_first(self) -> None:
         """Go to the first row (`SeekToFirst`)."""
-        self._move(self._record.live.seek_to_first)
+        _engine.call(self._record.live.seek_to_first)
 
     def seek_to_last(self) -> None:
         """Go to the last row (`SeekToLast`)."""
-        self._move(self._record.live.seek_to_last)
+        _engine.call(self._record.live.seek_to_last)
 
     def seek(self, key: Key) -> None:
         """Go to the first row at or after `key` (`Seek`).
@@ -418,10 +431,7 @@ class RdictIter(Handle):
         Raises:
             TypeError: If the database cannot hold such a key.
         """
-        try:
-            self._record.live.seek(key)
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        _engine.call(self._record.live.seek, key)
 
     def seek_for_prev(self, key: Key) -> None:
         """Go to the last row at or before `key` (`SeekForPrev`).
@@ -429,7 +439,7 @@ class RdictIter(Handle):
         Raises:
             TypeError: If the database cannot hold such a key.
         """
-        self._move(self._record.live.seek_for_prev, key)
+        _engine.call(self._record.live.seek_for_prev, key)
 
     def next(self) -> None:
         """Go to the next row (`Next`).
@@ -437,13 +447,9 @@ class RdictIter(Handle):
         Raises:
             InvalidArgumentError: If the cursor is not on a row.
         """
-        live = self._record.live
-        if not live.valid():  # D21: rocksdict crashes the process here
-            raise self._off_the_rows("next", live)
-        try:
-            live.next()
-        except BaseException as error:
-            raise _engine.translate(error) from None
+        if not self._record.live.valid():  # D21: rocksdict crashes the process here
+            raise self._off_the_rows("next")
+        _engine.call(self._record.live.next)
 
     def prev(self) -> None:
         """Go to the previous row (`Prev`).
@@ -451,40 +457,32 @@ class RdictIter(Handle):
         Raises:
             InvalidArgumentError: If the cursor is not on a row.
         """
-        live = self._record.live
-        if not live.valid():  # D21
-            raise self._off_the_rows("prev", live)
-        self._move(live.prev)
+        if not self._record.live.valid():  # D21
+            raise self._off_the_rows("prev")
+        _engine.call(self._record.live.prev)
 
     def key(self) -> Key:
         """Return the key of the row, or None off the rows."""
-        return self._read(self._record.live, "key")
+        return self._checked(_engine.call(self._record.live.key))
 
     def value(self) -> Any:
         """Return the value of the row, or None off the rows."""
-        return self._read(self._record.live, "value")
+        return self._checked(_engine.call(self._record.live.value))
 
     def columns(self) -> Any:
         """Return the wide columns of the row, or None off the rows."""
-        return self._read(self._record.live, "columns")
+        return self._checked(_engine.call(self._record.live.columns))
 
-    def _read(self, live: Any, part: str) -> Any:
-        try:
-            found = getattr(live, part)()
-        except BaseException as error:
-            raise _engine.translate(error) from None
-        if found is None and not live.valid():
-            self._raise_status(live)
+    def _checked(self, found: Any) -> Any:
+        if found is None:
+            self.valid()  # raises if an error, and not the end, is why there is nothing (D4)
         return found
 
-    def _move(self, move: Callable[..., None], *arguments: Any) -> None:
-        _engine.call(move, *arguments)
-
-    def _raise_status(self, live: Any) -> None:
-        _engine.call(live.status)
-
-    def _off_the_rows(self, step: str, live: Any) -> InvalidArgumentError:
-        self._raise_status(live)
+    def _off_the_rows(self, step: str) -> BaseException:
+        try:
+            self.status()
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            return error
         where = _registry.format_site(self._record.site)
         return InvalidArgumentError(
             f"Invalid argument: {step}() on an iterator that is not on a row (opened at {where}); "
@@ -510,21 +508,20 @@ def open_scan(
     backwards: bool,
     bounds: Bounds,
     from_key: Key,
-    acquire: Callable[..., Any],
-    *arguments: Any,
+    acquire: Callable[[], Any],
 ) -> Any:
-    """Open a scan whose native part comes from `acquire(*arguments)`."""
+    """Open a scan whose native part comes from `acquire`."""
     scan = SCANS[method]()
     record = open_handle(scan, parent, ScanRecord(owner, label, method, backwards, bounds, from_key))
-    record.acquire(acquire, *arguments)
+    record.acquire(acquire)
     return scan
 
 
 def open_cursor(
-    parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[..., Any], *arguments: Any
+    parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[[], Any]
 ) -> RdictIter:
-    """Open a cursor whose native part comes from `acquire(*arguments)`."""
+    """Open a cursor whose native part comes from `acquire`."""
     cursor = RdictIter()
     record = open_handle(cursor, parent, CursorRecord(owner, label, bounds))
-    record.acquire(acquire, *arguments)
+    record.acquire(acquire)
     return cursor

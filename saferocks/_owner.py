@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _registry
+from saferocks import _engine, _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
+
+
+#: How long the release of a column family waits for calls that still use it.
+_LAST_CALLS_SECONDS = 30.0
 
 
 class DatabaseOwner(Owner):
@@ -68,17 +73,19 @@ class FamilyRecord(HandleRecord):
 
     Attributes:
         family: The name of the column family.
+        is_table: Whether it is read and written through; a handle for write batches is not.
         sink: What writes go through; unset, like `live`, while the handle may not be used.
     """
 
-    __slots__ = ("family", "sink")
+    __slots__ = ("family", "is_table", "sink")
 
     kind = "column_family"
     guarded = False
     owner: DatabaseOwner
 
-    def __init__(self, owner: DatabaseOwner, family: str) -> None:
+    def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
+        self.is_table = is_table
         super().__init__(owner)
 
     def __getattr__(self, name: str) -> Any:
@@ -111,6 +118,12 @@ class FamilyRecord(HandleRecord):
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""
         self.live = self.activate()
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Close the native column family, so that a call on its way in finds it closed (D5, D19)."""
+        del live
+        if self.is_table and native is not None:
+            _engine.close_native(native, time.monotonic() + _LAST_CALLS_SECONDS)
 
     def closed_error(self) -> HandleClosedError:
         """Return the error for a use after release."""

@@ -92,13 +92,13 @@ class SnapshotReads(Scans):
         return self._look_up(key) is not NOTHING
 
     def _look_up(self, key: Key) -> Any:
-        native = self._record.live[self._family][0]
         try:
-            return native[key]
-        except BaseException as error:
+            return self._record.live[self._family][0][key]
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             if type(error) is Exception and error.args == (_MISSING,):  # D13: no KeyError
                 return NOTHING
-            raise _engine.translate(error) from None
+            failure = _engine.failure(error)
+        raise failure
 
     def _pinned(self) -> PinnedCursor:
         """Return the shared cursor of this column family, to be acquired by a scan."""
@@ -197,13 +197,10 @@ def open_snapshot(
     label: str | None,
     raw: bool,
     names: tuple[str, ...],
-    point_reads_only: bool,
-    acquire: Callable[..., Any],
-    *arguments: Any,
+    acquire: Callable[[], Any],
 ) -> Snapshot:
-    """Open a snapshot whose native part comes from `acquire(*arguments)`."""
+    """Open a snapshot whose native part comes from `acquire`."""
     snapshot = Snapshot()
     snapshot._raw, snapshot._names, snapshot._family = raw, names, 0
-    record = open_handle(snapshot, parent, SnapshotRecord(owner, label))
-    record.acquire(acquire, *arguments)
+    open_handle(snapshot, parent, SnapshotRecord(owner, label)).acquire(acquire)
     return snapshot
