@@ -4,7 +4,6 @@ A context-manager-only layer over rocksdict. Every iterator, snapshot and batch 
 tracked, and released; what escapes is named by the line that opened it.
 """
 
-
 from saferocks._batch import BulkWriter, WriteBatch
 from saferocks._column_family import ColumnFamily
 from saferocks._database import Rdict, open  # noqa: A004 - the word for it, as in `dbm.open`

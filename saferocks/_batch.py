@@ -134,9 +134,7 @@ class BatchWrites(Handle):
     def _remember(self, family: ColumnFamily) -> None:
         """Note that the batch refers to a column family, if it may."""
         if not hasattr(family, "_native"):
-            raise TypeError(
-                f"column_family is {type(family).__name__}; get one with db.get_column_family_handle(name)"
-            )
+            raise TypeError(f"column_family is {type(family).__name__}; get one with db.get_column_family_handle(name)")
         family._record.live
         owner = self._record.owner
         if owner is not PROCESS and family._record.owner is not owner:

@@ -8,7 +8,7 @@ from saferocks import _engine
 from saferocks._batch import check_range
 from saferocks._handle import Handle, open_handle
 from saferocks._iterator import NATIVE_SCANS, open_cursor, open_scan
-from saferocks._options import check_read_options, native_read_options
+from saferocks._options import check_read_options, scan_options
 from saferocks._owner import FamilyRecord
 from saferocks._scans import Scans
 
@@ -110,7 +110,7 @@ class FamilyAccess(Scans, Handle):
             default: What to return for a missing key.
             read_opt: How RocksDB reads; its bounds do not apply.
         """
-        native = native_read_options(read_opt)
+        native = scan_options(read_opt, False)
         if isinstance(key, list):
             return [self._entity(each, default, native) for each in key]
         return self._entity(key, default, native)
@@ -132,7 +132,7 @@ class FamilyAccess(Scans, Handle):
             fetch: Return `(may_exist, value or None)` instead.
             read_opt: How RocksDB reads; its bounds do not apply.
         """
-        return _engine.call(self._record.live.key_may_exist, key, fetch, native_read_options(read_opt))
+        return _engine.call(self._record.live.key_may_exist, key, fetch, scan_options(read_opt, False))
 
     # ---- writes: through `sink`, which refuses them in a database opened for reading (D8)
 
@@ -229,8 +229,9 @@ class FamilyAccess(Scans, Handle):
         bounds: Bounds,
         label: str | None,
     ) -> Any:
-        record, native = self._record, native_read_options(read_opt)
+        record = self._record
         record.live
+        native = scan_options(read_opt, record.family in record.owner.plain_tables)
         start = bounds.start(backwards, from_key)
         scan = NATIVE_SCANS[method]
         return open_scan(
@@ -239,8 +240,9 @@ class FamilyAccess(Scans, Handle):
         )  # fmt: skip
 
     def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
-        record, native = self._record, native_read_options(read_opt)
+        record = self._record
         record.live
+        native = scan_options(read_opt, record.family in record.owner.plain_tables)
         return open_cursor(self, record.owner, label, bounds, lambda: record.live.iter(native))
 
     # ---- settings of this handle

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _closing, _directory, _engine, _guard, _opening, events, inspection
 from saferocks._batch import BulkWriter, WriteBatch, foreign_family
-from saferocks._cursor import PinnedCursor
 from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
+from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
 from saferocks._handle import open_handle, release, tell_or_note, wait_until_unused
-from saferocks._options import native_read_options
+from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
 from saferocks._snapshot import Snapshot, open_snapshot
@@ -141,6 +141,7 @@ class Rdict(FamilyAccess):
         owner.raw = self._raw = opened.raw
         owner.options = opened.options
         owner.families = set(opened.families)
+        owner.plain_tables = _directory.plain_tables(owner.name)
         if not (opened.raw or request.allow_pickle):
             owner.dumps = _engine.refuse_pickle_dumps
         return opened.native
@@ -251,6 +252,7 @@ class Rdict(FamilyAccess):
             options = _engine.new_options(owner.raw) if options is None else options
             family = self._family(name, lambda main: main.create_column_family(name, options))
             owner.families.add(name)
+            owner.plain_tables = _directory.plain_tables(owner.name)
         return family
 
     def drop_column_family(self, name: str) -> None:
@@ -331,9 +333,7 @@ class Rdict(FamilyAccess):
             )
         names = self._snapshot_names(column_families)
         scans = not point_reads_only
-        return open_snapshot(
-            self, record.owner, label, self._raw, names, lambda: self._acquire_snapshot(names[1:], scans)
-        )
+        return open_snapshot(self, record.owner, label, self._raw, names, lambda: self._acquire_snapshot(names, scans))
 
     def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
         if not column_families:
@@ -345,10 +345,11 @@ class Rdict(FamilyAccess):
             self._check_family(name)
         return (self._record.family, *(name for name in others if name != self._record.family))
 
-    def _acquire_snapshot(self, others: tuple[str, ...], scans: bool) -> Any:
-        main = self._main._record.live
-        families = (self._record.live, *(_engine.call(main.get_column_family, name) for name in others))
-        views = _engine.open_snapshot(families, native_read_options(None) if scans else None)
+    def _acquire_snapshot(self, names: tuple[str, ...], scans: bool) -> Any:
+        owner, main = self._record.owner, self._main._record.live
+        families = (self._record.live, *(main.get_column_family(name) for name in names[1:]))
+        options = [scan_options(None, name in owner.plain_tables) for name in names] if scans else None
+        views = _engine.open_snapshot(families, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
 
     def write_batch(self, *, label: str | None = None) -> Scope[WriteBatch]:
@@ -435,7 +436,9 @@ class Rdict(FamilyAccess):
             if reason is not None:
                 release(batch._record, reason)
 
-    def _write_native(self, native: Any, families: Iterable[ColumnFamily], write_opt: WriteOptions | None = None) -> None:
+    def _write_native(
+        self, native: Any, families: Iterable[ColumnFamily], write_opt: WriteOptions | None = None
+    ) -> None:
         if not families:
             _engine.call(self._record.sink.write, native, write_opt)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ CONFIG_NAME = "rocksdict-config.json"
 # A VersionEdit writes the comparator as tag 1, the length of its name, its name.
 _RAW_MARK = b"\x01\x1aleveldb.BytewiseComparator"
 _TYPED_MARK = b"\x01\x09rocksdict"
+_PLAIN_TABLE = re.compile(r'^\[TableOptions/PlainTable "([^"]*)"\]', re.MULTILINE)
 #: Files that a failed open leaves in a directory that was no database before.
 _LITTER = (CONFIG_NAME, "LOCK", "LOG", "IDENTITY")
 
@@ -145,6 +147,17 @@ def check_mode(found: Directory, raw_mode: bool) -> None:
     )
 
 
+def plain_tables(path: str) -> frozenset[str]:
+    """Return the column families whose SST files are plain tables, which cannot seek in total order."""
+    try:
+        names = [name for name in os.listdir(path) if name.startswith("OPTIONS-") and name[8:].isdigit()]
+        latest = max(names, key=lambda name: int(name[8:]))
+        with open(os.path.join(path, latest), encoding="utf-8", errors="replace") as file:
+            return frozenset(_PLAIN_TABLE.findall(file.read()))
+    except (OSError, ValueError):  # no OPTIONS file: nothing says so
+        return frozenset()
+
+
 def check_destroyable(path: str) -> bool:
     """Tell whether there is a database to destroy at `path`.
 
@@ -157,8 +170,8 @@ def check_destroyable(path: str) -> bool:
     names = os.listdir(path)
     if any(name == "CURRENT" or name.startswith("MANIFEST-") for name in names):
         return True
-    if set(names) <= set(_LITTER):
-        return bool(names)
+    if all(name in _LITTER or name.startswith("LOG.old.") for name in names):
+        return bool(names)  # a secondary's directory, or what an open that failed has left
     raise IOFailedError(f"IO error: {path!r} holds no database; its files were left alone", code=5)
 
 

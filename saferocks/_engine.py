@@ -13,30 +13,76 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import rocksdict as _native
 from rocksdict import (
-    BlockBasedIndexType,
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    ChecksumType,
-    CompactOptions,
-    CuckooTableOptions,
-    DataBlockIndexType,
-    DBCompactionStyle,
-    DBCompressionType,
-    DBPath,
-    DBRecoveryMode,
-    Env,
-    FifoCompactOptions,
-    IngestExternalFileOptions,
-    KeyEncodingType,
-    MemtableFactory,
-    Options,
-    PlainTableFactoryOptions,
-    SliceTransform,
-    UniversalCompactionStopStyle,
-    UniversalCompactOptions,
-    WriteBufferManager,
-    WriteOptions,
+    BlockBasedIndexType as BlockBasedIndexType,
+)
+from rocksdict import (
+    BlockBasedOptions as BlockBasedOptions,
+)
+from rocksdict import (
+    BottommostLevelCompaction as BottommostLevelCompaction,
+)
+from rocksdict import (
+    Cache as Cache,
+)
+from rocksdict import (
+    ChecksumType as ChecksumType,
+)
+from rocksdict import (
+    CompactOptions as CompactOptions,
+)
+from rocksdict import (
+    CuckooTableOptions as CuckooTableOptions,
+)
+from rocksdict import (
+    DataBlockIndexType as DataBlockIndexType,
+)
+from rocksdict import (
+    DBCompactionStyle as DBCompactionStyle,
+)
+from rocksdict import (
+    DBCompressionType as DBCompressionType,
+)
+from rocksdict import (
+    DBPath as DBPath,
+)
+from rocksdict import (
+    DBRecoveryMode as DBRecoveryMode,
+)
+from rocksdict import (
+    Env as Env,
+)
+from rocksdict import (
+    FifoCompactOptions as FifoCompactOptions,
+)
+from rocksdict import (
+    IngestExternalFileOptions as IngestExternalFileOptions,
+)
+from rocksdict import (
+    KeyEncodingType as KeyEncodingType,
+)
+from rocksdict import (
+    MemtableFactory as MemtableFactory,
+)
+from rocksdict import (
+    Options as Options,
+)
+from rocksdict import (
+    PlainTableFactoryOptions as PlainTableFactoryOptions,
+)
+from rocksdict import (
+    SliceTransform as SliceTransform,
+)
+from rocksdict import (
+    UniversalCompactionStopStyle as UniversalCompactionStopStyle,
+)
+from rocksdict import (
+    UniversalCompactOptions as UniversalCompactOptions,
+)
+from rocksdict import (
+    WriteBufferManager as WriteBufferManager,
+)
+from rocksdict import (
+    WriteOptions as WriteOptions,
 )
 
 from saferocks import errors
@@ -44,33 +90,8 @@ from saferocks.errors import EngineError, HandleClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
 
-OPTION_CLASSES = (
-    BlockBasedIndexType,
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    ChecksumType,
-    CompactOptions,
-    CuckooTableOptions,
-    DBCompactionStyle,
-    DBCompressionType,
-    DBPath,
-    DBRecoveryMode,
-    DataBlockIndexType,
-    Env,
-    FifoCompactOptions,
-    IngestExternalFileOptions,
-    KeyEncodingType,
-    MemtableFactory,
-    Options,
-    PlainTableFactoryOptions,
-    SliceTransform,
-    UniversalCompactOptions,
-    UniversalCompactionStopStyle,
-    WriteBufferManager,
-    WriteOptions,
-)
 #: Exported by rocksdict, though its stub does not list it.
 FlushOptions: Any = _native.FlushOptions  # type: ignore[attr-defined]
 SCAN_METHODS = ("items", "keys", "values", "columns", "entities")
@@ -85,6 +106,8 @@ _PAUSE = 0.0005
 class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
     """A database or column family was used after its release; rocksdict's `DbClosedError` too."""
 
+
+_PACKAGE = __file__.rpartition("_engine")[0]
 
 # --------------------------------------------------------------------------- errors (D11)
 
@@ -154,7 +177,7 @@ def translate(error: BaseException) -> BaseException:
     """
     if type(error).__name__ == "PanicException":
         return from_text(f"Corruption: rocksdict panicked: {error}")
-    if type(error) not in _TRANSLATED or _came_from_python(error):
+    if type(error) not in _TRANSLATED or _foreign_traceback(error) is not None:
         return error
     if isinstance(error, _native.DbClosedError):
         return DatabaseClosedError(str(error))
@@ -170,10 +193,15 @@ def translate(error: BaseException) -> BaseException:
     return from_text(text)
 
 
-def _came_from_python(error: BaseException) -> bool:
-    """Tell an error raised by Python code below a native call: native code leaves no frame."""
+def _foreign_traceback(error: BaseException) -> TracebackType | None:
+    """Return the part of an error's traceback that lies below this package's own frames.
+
+    Native code leaves no frame there; a caller's `loads` or `dumps` does.
+    """
     traceback = error.__traceback__
-    return traceback is not None and traceback.tb_next is not None
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return traceback
 
 
 def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
@@ -191,15 +219,7 @@ def failure(error: BaseException) -> BaseException:
     block, from a frame without native objects, so that the original is not kept as context.
     """
     translated = translate(error)
-    if translated is not error:
-        return translated
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        traceback = traceback.tb_next
-    return error.with_traceback(traceback)
-
-
-_PACKAGE = __file__.rpartition("_engine")[0]
+    return translated if translated is not error else error.with_traceback(_foreign_traceback(error))
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -257,18 +277,23 @@ def open_native(
 
 
 def families_in_force(
-    options: Options, given: Mapping[str, Options] | None, loaded: Mapping[str, Options] | None
+    options: Options | None, given: Mapping[str, Options] | None, loaded: Mapping[str, Options] | None
 ) -> dict[str, Options] | None:
     """Return the column families to open with (D10).
 
     Without them rocksdict takes those on disk, the default one included, and drops what
     `options` says of it. Naming the default column family brings the caller's options into force.
+
+    Args:
+        options: What the caller gave for the default column family, if anything.
+        given: What the caller gave as column families, if anything.
+        loaded: The column families on disk, if there are any.
     """
     if given is not None:
         return dict(given)
     if loaded is None:
         return None
-    return {**loaded, DEFAULT_FAMILY: options}
+    return dict(loaded) if options is None else {**loaded, DEFAULT_FAMILY: options}
 
 
 def list_families(path: str, options: Options | None = None) -> list[str]:
@@ -341,23 +366,23 @@ def open_scan(rdict: Any, method: str, backwards: bool, start: Any, read_opt: An
     raise _never_settled("scan")
 
 
-def open_snapshot(families: tuple[Any, ...], cursor_options: Any) -> tuple[tuple[Any, Any], ...]:
+def open_snapshot(families: tuple[Any, ...], cursor_options: list[Any] | None) -> tuple[tuple[Any, Any], ...]:
     """Open native snapshots, and cursors pinned to the same state, for several column families (D1).
 
     The scans of a native snapshot read live data; an open cursor is a fixed view.
 
     Args:
         families: The native column families.
-        cursor_options: Read options of the cursors; None for snapshots without any.
+        cursor_options: Read options of the cursor of each; None for snapshots without cursors.
     """
     if cursor_options is None and len(families) == 1:
         return ((families[0].snapshot(), None),)
     sequence = families[0].latest_sequence_number
     for _ in range(VIEW_ATTEMPTS):
         before = sequence()
-        views = tuple(
-            (family.snapshot(), None if cursor_options is None else family.iter(cursor_options)) for family in families
-        )
+        snapshots = [family.snapshot() for family in families]
+        cursors = [family.iter(each) for family, each in zip(families, cursor_options or (), strict=False)]
+        views = tuple(zip(snapshots, cursors or [None] * len(families), strict=True))
         if sequence() == before:
             return views
     raise _never_settled("snapshot")

@@ -59,8 +59,17 @@ class Tally:
     def as_leak(self) -> Leak:
         """Format the tally; the only place where sites become text."""
         stack = tuple(_registry.format_frame(frame) for frame in self.stack)
-        opened_at = _registry.format_site(self.site)
-        return Leak(self.kind, opened_at, self.count, self.age, self.escape, self.database, self.label, self.note, stack)
+        return Leak(
+            kind=self.kind,
+            opened_at=_registry.format_site(self.site),
+            count=self.count,
+            age=self.age,
+            escape=self.escape,
+            database=self.database,
+            label=self.label,
+            note=self.note,
+            stack=stack,
+        )
 
 
 def tally(record: Record, escape: str) -> Tally:

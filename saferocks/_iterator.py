@@ -517,9 +517,7 @@ def open_scan(
     return scan
 
 
-def open_cursor(
-    parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[[], Any]
-) -> RdictIter:
+def open_cursor(parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[[], Any]) -> RdictIter:
     """Open a cursor whose native part comes from `acquire`."""
     cursor = RdictIter()
     record = open_handle(cursor, parent, CursorRecord(owner, label, bounds))

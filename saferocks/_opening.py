@@ -130,7 +130,8 @@ def seconds(name: str, value: Any, *, zero: bool) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} is {value!r}; give seconds as a number")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{name} is {value!r}; give a {'non-negative' if zero else 'positive'}, finite number of seconds")
+        allowed = "non-negative" if zero else "positive"
+        raise ValueError(f"{name} is {value!r}; give a {allowed}, finite number of seconds")
     return float(value)
 
 
@@ -201,8 +202,8 @@ def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> O
     loaded = _engine.load_options(request.path) if found.is_database else None
     options, on_disk = _options(request, loaded, raw)
     if found.is_database and on_disk is None and request.column_families is None:
-        on_disk = {name: options for name in _engine.list_families(request.path)}
-    families = _engine.families_in_force(options, request.column_families, on_disk)
+        on_disk = dict.fromkeys(_engine.list_families(request.path), options)
+    families = _engine.families_in_force(request.options, request.column_families, on_disk)
     if request.statistics:
         options.enable_statistics()
     native = _open_when_unlocked(request, options, families)
@@ -246,5 +247,5 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
 
 def _locked(error: LockedError, request: Request) -> LockedError:
     waited = f" after waiting {request.lock_timeout:g} s" if request.lock_timeout else ""
-    text = f"{error}\nthe database at {request.path!r} is open elsewhere{waited}; close it there, or wait with lock_timeout="
+    text = f"{error}; the database is open elsewhere{waited}: close it there, or wait for it with lock_timeout="
     return LockedError(text, code=error.code, subcode=error.subcode)

@@ -44,7 +44,7 @@ class ReadOptions:
         self._settings: dict[str, Any] = {}
         self._lower: Any = None
         self._upper: Any = None
-        self._native: Any = None
+        self._native: Any = _TOTAL_ORDER
 
     def _set(self, name: str, value: Any) -> None:
         trial = {**self._settings, name: value}
@@ -60,7 +60,7 @@ class ReadOptions:
         self._set("set_async_io", v)
 
     def set_background_purge_on_iterator_cleanup(self, v: bool) -> None:
-        """Whether files that a scan kept alive are deleted in the background (`background_purge_on_iterator_cleanup`)."""
+        """Whether files that a scan kept are deleted later (`background_purge_on_iterator_cleanup`)."""
         self._set("set_background_purge_on_iterator_cleanup", v)
 
     def set_iterate_lower_bound(self, key: Any) -> None:
@@ -121,7 +121,7 @@ class ReadOptions:
 
     def native(self) -> Any:
         """Return the native options, without bounds."""
-        return _TOTAL_ORDER if self._native is None else self._native
+        return self._native
 
 
 def _total_order(settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,18 +131,25 @@ def _total_order(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "set_total_order_seek": True}
 
 
-#: Native options of a scan without options of its own; rocksdict copies them at each opening.
+#: Native options for reading without options of one's own; rocksdict copies them at each opening.
 _TOTAL_ORDER: Any = _engine.read_options(_total_order({}).items())
+_AS_ROCKSDB: Any = _engine.read_options(())
 
 
-def native_read_options(read_opt: ReadOptions | None) -> Any:
+def scan_options(read_opt: ReadOptions | None, plain_table: bool) -> Any:
     """Return the native options to scan with.
+
+    Args:
+        read_opt: The caller's, if any.
+        plain_table: Whether the column family is kept in plain tables, which refuse total order.
 
     Raises:
         TypeError: If `read_opt` is not saferocks' own class.
     """
     if read_opt is None:
-        return _TOTAL_ORDER
+        return _AS_ROCKSDB if plain_table else _TOTAL_ORDER
+    if plain_table and "set_total_order_seek" not in check_read_options(read_opt)._settings:
+        return _engine.read_options(read_opt._settings.items())
     return check_read_options(read_opt).native()
 
 
@@ -200,7 +207,7 @@ class AccessType:
         Raises:
             ValueError: If the duration is not positive.
         """
-        if not isinstance(duration, int) or isinstance(duration, bool):
+        if type(duration) is not int:
             raise TypeError(f"duration {duration!r} is {type(duration).__name__}; give whole seconds")
         if duration <= 0:
             raise ValueError(f"duration is {duration}; give a positive number of seconds")

@@ -154,4 +154,4 @@ def _prefix_bounds(prefix: Key, raw: bool) -> tuple[Key, Key]:
         return prefix, end
     if prefix and isinstance(prefix, bytes):
         return prefix, ""  # the least str is the first key after all bytes
-    raise ValueError(f"prefix {prefix!r} does not narrow a typed scan; give at least one character that can be followed")
+    raise ValueError(f"prefix {prefix!r} does not narrow a typed scan; give at least one character")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _registry
@@ -33,12 +34,13 @@ class DatabaseOwner(Owner):
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
+        plain_tables: The column families of plain tables, whose scans cannot use total order.
         close_timeout: Seconds for which a close waits for calls in flight.
         lock: Held while the set of column families changes, while a batch that refers to some is
             written, and through a close.
     """
 
-    __slots__ = ("access", "close_timeout", "dumps", "families", "lock", "options", "raw")
+    __slots__ = ("access", "close_timeout", "dumps", "families", "lock", "options", "plain_tables", "raw")
 
     name: str
 
@@ -51,6 +53,7 @@ class DatabaseOwner(Owner):
         self.raw = True
         self.options: Any = None
         self.families: set[str] = set()
+        self.plain_tables: frozenset[str] = frozenset()
         self.dumps: Callable[[Any], bytes] | None = None
         self.lock = threading.RLock()
 
@@ -109,10 +112,8 @@ class FamilyRecord(HandleRecord):
 
     def disable(self) -> Any:
         """Let no new call start, neither reading nor writing."""
-        try:
+        with suppress(AttributeError):  # never used, or another thread was faster
             del self.sink
-        except AttributeError:  # never used, or another thread was faster
-            pass
         return super().disable()
 
     def enable_again(self, live: Any) -> None:

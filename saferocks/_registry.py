@@ -173,7 +173,7 @@ def snapshot() -> tuple[Record, ...]:
 
 def format_site(site: Site) -> str:
     """Write a place as `file:line`, or `an unrecorded line` if no trace was kept."""
-    code, lasti = site
+    code = site[0]
     if code is None:
         return "an unrecorded line"
     return f"{code.co_filename}:{line_of(site)}"

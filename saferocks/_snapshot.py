@@ -54,7 +54,7 @@ class SnapshotReads(Scans):
 
     __slots__ = ()
 
-    _record: SnapshotRecord
+    _record: Any
     _anchor: Any
     _family: int
     _names: tuple[str, ...]
@@ -132,7 +132,7 @@ class SnapshotReads(Scans):
         beyond = () if read_opt is None else read_opt.beyond_hints
         if beyond:
             raise NotSupportedError(
-                f"Not implemented: the scans of a snapshot share one iterator and cannot each have {', '.join(beyond)}; "
+                f"Not implemented: scans of a snapshot share one iterator and cannot each have {', '.join(beyond)}; "
                 "use prefix=, lower_bound= and upper_bound=",
                 code=3,
             )
@@ -158,7 +158,7 @@ class Snapshot(SnapshotReads, Handle):
     __slots__ = ("_family", "_names", "_raw")
 
     @property
-    def _anchor(self) -> Snapshot:  # type: ignore[override]
+    def _anchor(self) -> Snapshot:
         return self
 
     def get_column_family(self, name: str) -> SnapshotFamily:

@@ -226,4 +226,4 @@ def add_note(error: BaseException, note: str) -> None:
         error.add_note(note)
         return
     notes = [*getattr(error, "__notes__", ()), note]
-    error.__notes__ = notes  # type: ignore[attr-defined]
+    error.__notes__ = notes
