@@ -47,12 +47,11 @@ class BatchRecord(HandleRecord):
         return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
 
 
-class BatchWrites(Handle):
+class BatchWrites(Handle[BatchRecord]):
     """The writing methods of a batch and of a bulk writer."""
 
     __slots__ = ("_families", "_family", "_raw")
 
-    _record: BatchRecord
     _raw: bool
     #: The column families that the native batch refers to; checked again at the commit (D16, D19).
     _families: set[ColumnFamily]

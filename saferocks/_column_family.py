@@ -22,15 +22,13 @@ if TYPE_CHECKING:
     from saferocks._ordering import Bounds, Key
 
 
-class ColumnFamily(Handle):
+class ColumnFamily(Handle[FamilyRecord]):
     """A column family as write batches name it (`ColumnFamilyHandle`).
 
     From `db.get_column_family_handle(name)`; it is closed with its database.
     """
 
     __slots__ = ()
-
-    _record: FamilyRecord
 
     @property
     def name(self) -> str:
@@ -48,12 +46,10 @@ def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[[], 
     return family
 
 
-class FamilyAccess(Scans, Handle):
+class FamilyAccess(Scans, Handle[FamilyRecord]):
     """The reading and writing methods of one column family."""
 
     __slots__ = ("_raw",)
-
-    _record: FamilyRecord
 
     # ---- point reads: one call deep, and nothing but the call in the good case
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
-from saferocks._handle import Handle, HandleRecord, open_handle, owner_of, release
+from saferocks._handle import Handle, HandleRecord, open_handle, release
 from saferocks._registry import PROCESS, Reason
 from saferocks.errors import InvalidArgumentError, IOFailedError
 
@@ -28,7 +28,7 @@ class CheckpointRecord(HandleRecord):
     kind = "checkpoint"
 
 
-class Checkpoint(Handle):
+class Checkpoint(Handle[CheckpointRecord]):
     """Makes openable copies of a database, of hard links where it can (`Checkpoint`).
 
     Args:
@@ -53,7 +53,7 @@ class Checkpoint(Handle):
         if not isinstance(db, Handle) or db._record.kind not in ("database", "column_family"):
             raise TypeError(f"db is {type(db).__name__}; give an open saferocks database")
         db._record.live
-        record = open_handle(self, db, CheckpointRecord(owner_of(db), label))
+        record = open_handle(self, db, CheckpointRecord(db._record.owner, label))
         record.acquire(lambda: _engine.new_checkpoint(db._record.live))
 
     def create(self, path: str) -> None:
@@ -119,7 +119,7 @@ class SstRecord(HandleRecord):
                 os.unlink(path)
 
 
-class SstFileWriter(Handle):
+class SstFileWriter(Handle[SstRecord]):
     """Writes one SST file of ascending keys, to be ingested later (`SstFileWriter`).
 
     Entered, it finishes the file on a clean exit and removes it on an exception.
@@ -142,8 +142,6 @@ class SstFileWriter(Handle):
     """
 
     __slots__ = ()
-
-    _record: SstRecord
 
     def __init__(self, options: Options | None = None, *, label: str | None = None) -> None:
         record = open_handle(self, None, SstRecord(label))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, OPEN, RELEASED, USED, Reason, Record, State
@@ -20,9 +20,9 @@ from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError,
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Self  # for type checkers only: it came with Python 3.11
 
-    from saferocks._registry import Owner
+    from typing_extensions import Self  # known to type checkers without being installed
+
 
 T_co = TypeVar("T_co", covariant=True)
 RecordT = TypeVar("RecordT", bound="HandleRecord")
@@ -186,12 +186,12 @@ def wait_until_unused(natives: list[Any], deadline: float) -> None:
             time.sleep(0)  # such calls are short: they hold the interpreter lock
 
 
-class Handle:
+class Handle(Generic[RecordT]):
     """What a user holds: enters, leaves, and reports itself when it escapes."""
 
     __slots__ = ("__weakref__", "_parent", "_record")
 
-    _record: HandleRecord
+    _record: RecordT
     #: Keeps the database open for as long as code that does not close it holds one of its handles.
     _parent: Any
 
@@ -233,7 +233,7 @@ class Handle:
         raise TypeError(f"a {self._record.kind} cannot be pickled or copied: it owns a native object of this process")
 
 
-def open_handle(handle: Handle, parent: Any, record: RecordT) -> RecordT:
+def open_handle(handle: Handle[RecordT], parent: Any, record: RecordT) -> RecordT:
     """Tie a handle to its record, before anything native is acquired for it."""
     handle._parent = parent
     handle._record = record
@@ -245,8 +245,3 @@ def tell_or_note(error: BaseException | None, failure: Exception) -> None:
     if error is None:
         raise failure
     add_note(error, f"besides, leaving the 'with' block failed: {failure}")
-
-
-def owner_of(handle: Handle) -> Owner:
-    """Return what a handle belongs to."""
-    return handle._record.owner

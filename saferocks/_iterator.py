@@ -283,7 +283,7 @@ class _Tail:
         raise self._scan._record.end()
 
 
-class Scan(Handle, Iterator[Row], Generic[Row]):
+class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
     """Rows in key order, or in reverse; enter it, then iterate.
 
     It sees the state of the moment at which it was opened. After its release not one more row
@@ -291,8 +291,6 @@ class Scan(Handle, Iterator[Row], Generic[Row]):
     """
 
     __slots__ = ()
-
-    _record: ScanRecord
 
     def __iter__(self) -> Iterator[Row]:
         record = self._record
@@ -378,7 +376,7 @@ class CursorRecord(IteratorRecord):
         return cursor if unbounded else BoundedCursor(cursor, self.bounds)
 
 
-class RdictIter(Handle):
+class RdictIter(Handle[CursorRecord]):
     """A cursor (`Iterator`): seek to a row, read it, step on.
 
     Example:
@@ -393,8 +391,6 @@ class RdictIter(Handle):
     """
 
     __slots__ = ()
-
-    _record: CursorRecord
 
     # No variable of these methods refers to a native object: see `_engine.failure`.
 

@@ -73,8 +73,8 @@ class Owner:
 
     def __init__(self, name: str | None, policy: Policy | None = None, trace: Trace | None = None) -> None:
         self.name = name
-        self.own_policy = policy
-        self.own_trace = trace
+        self.own_policy: Policy | None = policy
+        self.own_trace: Trace | None = trace
         self.children: dict[int, Record] = {}
         self.leaks: dict[Any, Any] = {}
         self.closing = False

@@ -138,7 +138,7 @@ class SnapshotReads(Scans):
             )
 
 
-class Snapshot(SnapshotReads, Handle):
+class Snapshot(SnapshotReads, Handle[SnapshotRecord]):
     """One state of the database, for point reads and any number of interleaved scans (`Snapshot`).
 
     It keeps every version that it can see from being compacted away, and unless it was opened

@@ -222,8 +222,8 @@ class OverdueHandleWarning(ResourceWarning):
 
 def add_note(error: BaseException, note: str) -> None:
     """Attach a note to an exception, on Python 3.10 too (where tracebacks do not show it)."""
-    if hasattr(error, "add_note"):
-        error.add_note(note)
-        return
-    notes = [*getattr(error, "__notes__", ()), note]
-    error.__notes__ = notes
+    add = getattr(error, "add_note", None)
+    if add is not None:
+        add(note)
+    else:
+        vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]

@@ -166,19 +166,24 @@ def memory_usage(families: list[Any]) -> MemoryUsage:
 
 def audit(owner: DatabaseOwner, rdict: Any) -> AuditReport:
     """Compare the registry with RocksDB, again if other threads opened or released meanwhile."""
+    report = _compare(owner, rdict)
     for _ in range(_engine.VIEW_ATTEMPTS):
-        before = tuple(owner.children)
-        live = _engine.live_iterators(owner.options)
-        snapshots = rdict.property_int_value("rocksdb.num-snapshots") or 0
-        records = tuple(owner.children.values())
-        natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
-        if tuple(owner.children) == before:
-            break
+        again = _compare(owner, rdict)
+        if report.ok or again == report:
+            return again
+        report = again
+    return report
+
+
+def _compare(owner: DatabaseOwner, rdict: Any) -> AuditReport:
+    records = tuple(owner.children.values())
+    natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
+    live = _engine.live_iterators(owner.options)
     unchecked = ("iterators: open with statistics=True to have RocksDB count them",) if live is None else ()
     return AuditReport(
         registered_iterators=sum(map(_engine.is_iterator, natives.values())),
         live_iterators=live,
         registered_snapshots=sum(map(_engine.is_snapshot, natives.values())),
-        live_snapshots=snapshots,
+        live_snapshots=rdict.property_int_value("rocksdb.num-snapshots") or 0,
         unchecked=unchecked,
     )
