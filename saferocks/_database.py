@@ -16,7 +16,7 @@ from saferocks._handle import open_handle, release, tell_or_note, wait_until_unu
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
-from saferocks._snapshot import Snapshot, open_snapshot
+from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord, new_snapshot
 from saferocks.errors import (
     ColumnFamilyNotFoundError,
     HandleClosedError,
@@ -331,13 +331,27 @@ class Rdict(FamilyAccess):
                 "read without one, or open the database as read_only",
                 code=3,
             )
-        names = self._snapshot_names(column_families)
-        scans = not point_reads_only
-        return open_snapshot(self, record.owner, label, self._raw, names, lambda: self._acquire_snapshot(names, scans))
+        names = (record.family,) if column_families == () else self._snapshot_names(column_families)
+        if not point_reads_only:
+            scanned = new_snapshot(self, self._raw, names, SnapshotRecord(record.owner, label))
+            scanned._record.acquire(lambda: self._acquire_snapshot(names, True))
+            return scanned
+        snapshot = new_snapshot(self, self._raw, names, PointSnapshotRecord(record.owner, label))
+        opened = snapshot._record
+        try:
+            if len(names) == 1:
+                opened.native = ((record.live.snapshot(), None),)
+            else:
+                opened.native = self._acquire_snapshot(names, False)
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = opened.failed(error)
+        else:
+            if not record.owner.closing:
+                return snapshot
+            failure = opened.failed(opened.closed_error())
+        raise failure
 
     def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
-        if not column_families:
-            return (self._record.family,)
         if isinstance(column_families, str):
             raise TypeError(f"column_families is {column_families!r}; give a list of names")
         others = tuple(dict.fromkeys(column_families))

@@ -375,8 +375,6 @@ def open_snapshot(families: tuple[Any, ...], cursor_options: list[Any] | None) -
         families: The native column families.
         cursor_options: Read options of the cursor of each; None for snapshots without cursors.
     """
-    if cursor_options is None and len(families) == 1:
-        return ((families[0].snapshot(), None),)
     sequence = families[0].latest_sequence_number
     for _ in range(VIEW_ATTEMPTS):
         before = sequence()

@@ -91,6 +91,7 @@ class SstRecord(HandleRecord):
     __slots__ = ("path",)
 
     kind = "sst_writer"
+    disposes = True
 
     def __init__(self, label: str | None) -> None:
         self.path: str | None = None

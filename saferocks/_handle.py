@@ -10,15 +10,15 @@ allowed costs the allowed ones nothing: reading an unset slot falls through to
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
-from saferocks._registry import ENTERED, OPEN, RELEASED, USED, Reason, Record, State
+from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError, add_note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self  # known to type checkers without being installed
@@ -49,6 +49,8 @@ class HandleRecord(Record):
 
     #: Whether a handle that escapes is worth a report (column families are not).
     guarded = True
+    #: Whether more is to be done at the release than to drop the native object.
+    disposes = False
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for `live` while it is unset.
@@ -70,22 +72,23 @@ class HandleRecord(Record):
             acquire: Returns the native object. It takes no arguments, so that no frame that an
                 error's traceback keeps has native objects in its variables.
         """
-        if events._pending:
+        if events.pending:
             events.drain()
         try:
             self.native = acquire()
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = self.failed(error)
+        else:
             if not self.owner.closing:
                 return
-            failure: BaseException = self.closed_error()
-        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
-            failure = _engine.failure(error)
-        self.abandon()
+            failure = self.failed(self.closed_error())
         raise failure
 
-    def abandon(self) -> None:
-        """Undo an opening that failed."""
+    def failed(self, error: BaseException) -> BaseException:
+        """Undo an opening that failed, and return what to raise."""
         with suppress(Exception):  # the error that made the opening fail is the one to tell
             release(self, Reason.ABANDONED)
+        return _engine.failure(error)
 
     def before_entering(self) -> None:
         """Decide on a use without `with`; the policy does, unless a kind of handle needs none."""
@@ -100,7 +103,7 @@ class HandleRecord(Record):
     def disable(self) -> Any:
         """Let no new call start; return what calls went through, or None if the handle was not in use."""
         try:
-            live = object.__getattribute__(self, "live")
+            live = _get_live(self)
             del self.live
         except AttributeError:  # never used, or another thread was faster
             return None
@@ -151,18 +154,24 @@ class HandleRecord(Record):
         return _guard.COLLECTED if self.note else None
 
 
+#: Reads the slot without falling through to `__getattr__`.
+_get_live: Callable[[HandleRecord], Any] = HandleRecord.__dict__["live"].__get__
+
+
 def release(record: HandleRecord, reason: Reason) -> bool:
     """Release a handle; True for the one caller who did, False if it was released already.
 
     Safe from any thread and from finalizers.
     """
-    if not _registry.withdraw(record):
+    if records.pop(record.id, None) is None:  # atomic: one of all racing callers goes on
         return False
+    record.owner.children.pop(record.id, None)
     record.reason = reason
     record.state = RELEASED
     live = record.disable()
     native, record.native = record.native, None
-    record.dispose(native, live)
+    if record.disposes:
+        record.dispose(native, live)
     return True
 
 
@@ -197,15 +206,14 @@ class Handle(Generic[RecordT]):
 
     def __enter__(self) -> Self:
         record = self._record
-        state = record.state
-        if state is OPEN and not record.owner.closing:
+        if record.state is OPEN and not record.owner.closing:
             record.state = ENTERED
             record.live = record.activate()
             return self
-        if state is USED:
+        if record.state is USED:
             record.state = ENTERED
             return self
-        if state is ENTERED:
+        if record.state is ENTERED:
             where = _registry.format_site(record.site)
             raise HandleError(f"{record.kind} opened at {where} is entered already; open one for each 'with'")
         raise record.closed_error()
@@ -213,7 +221,7 @@ class Handle(Generic[RecordT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        release(self._record, Reason.EXITED)
+        release(self._record, EXITED)
 
     def __del__(self) -> None:
         try:

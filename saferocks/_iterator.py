@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, BoundedCursor, PinnedCursor, Place, SharedCursor
-from saferocks._handle import Handle, HandleRecord, open_handle, release
-from saferocks._registry import Reason
+from saferocks._handle import Handle, HandleRecord, release
+from saferocks._registry import EXHAUSTED, Reason, Record
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+#: The scans that return a part of the native row.
+_PARTS = frozenset({"values", "columns"})
 _FIRST_CHUNK, _LAST_CHUNK = 4, 256
 #: How long a release waits for another thread to come out of the generator it is closing.
 _CLOSE_SECONDS = 30.0
@@ -65,30 +67,7 @@ _PICKS: dict[str, Callable[[Any, Key], Any]] = {
 NATIVE_SCANS = {"items": "items", "keys": "keys", "values": "items", "columns": "entities", "entities": "entities"}
 
 
-class IteratorRecord(HandleRecord):
-    """The record of a scan or cursor, of the database or of a snapshot."""
-
-    __slots__ = ()
-
-    kind = "iterator"
-
-    def acquire(self, acquire: Callable[[], Any]) -> None:
-        """Acquire the native part; one that is shared with a snapshot ends with the snapshot."""
-        super().acquire(acquire)
-        pinned = self.native
-        if isinstance(pinned, PinnedCursor):
-            pinned.users[self.id] = self
-            if pinned.native is None:  # released since we looked
-                release(self, Reason.SNAPSHOT_RELEASED)
-                raise self.closed_error()
-
-    def dispose(self, native: Any, live: Any) -> None:
-        """Leave the snapshot's cursor, if it was read through one."""
-        if isinstance(native, PinnedCursor):
-            native.users.pop(self.id, None)
-
-
-class ScanRecord(IteratorRecord):
+class ScanRecord(HandleRecord):
     """The record of a scan.
 
     Attributes:
@@ -97,6 +76,9 @@ class ScanRecord(IteratorRecord):
     """
 
     __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader")
+
+    kind = "iterator"
+    disposes = True
 
     def __init__(
         self, owner: Owner, label: str | None, method: str, backwards: bool, bounds: Bounds, from_key: Key
@@ -107,7 +89,7 @@ class ScanRecord(IteratorRecord):
         self.from_key = from_key
         self.failure: BaseException | None = None
         self.reader: int | None = None
-        super().__init__(owner, label)
+        Record.__init__(self, owner, label)
 
     @property
     def remedy(self) -> str:
@@ -120,18 +102,19 @@ class ScanRecord(IteratorRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator of the rows."""
-        return _pinned_rows(self) if isinstance(self.native, PinnedCursor) else _live_rows(self)
+        if self.bounds.is_open:
+            return _part_rows(self) if self.method in _PARTS else _whole_rows(self)
+        return _bounded_rows(self)
 
     def after_release(self) -> Any:
         """A scan that is complete stays complete."""
-        if self.reason is Reason.EXHAUSTED:
+        if self.reason is EXHAUSTED:
             return iter(())
         return super().after_release()
 
     def dispose(self, native: Any, live: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
-        super().dispose(native, live)
-        if live is None or self.reason is Reason.EXHAUSTED:  # then the generator itself is releasing
+        if live is None or self.reason is EXHAUSTED:  # then the generator itself is releasing
             return
         deadline = time.monotonic() + _CLOSE_SECONDS
         while True:
@@ -148,14 +131,37 @@ class ScanRecord(IteratorRecord):
         """Say how the scan ended, once its generator has."""
         if self.failure is not None:
             return self.failure.with_traceback(None)
-        return StopIteration() if self.reason is Reason.EXHAUSTED else self.closed_error()
+        return StopIteration() if self.reason is EXHAUSTED else self.closed_error()
 
 
-def _live_rows(record: ScanRecord) -> Generator[Any, None, None]:
-    """Choose the generator for a scan of the database."""
-    if record.bounds.lower is not None or record.bounds.upper is not None:
-        return _bounded_rows(record)
-    return _part_rows(record) if record.method in ("values", "columns") else _whole_rows(record)
+class SharedScanRecord(ScanRecord):
+    """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
+
+    __slots__ = ()
+
+    def acquire(self, acquire: Callable[[], Any]) -> None:
+        """Get hold of the snapshot's cursor."""
+        super().acquire(acquire)
+        _join(self)
+
+    def activate(self) -> Generator[Any, None, None]:
+        """Return the generator of the rows."""
+        return _pinned_rows(self)
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Close the generator, and let go of the snapshot's cursor."""
+        if native is not None:
+            native.users.pop(self.id, None)
+        super().dispose(native, live)
+
+
+def _join(record: HandleRecord) -> None:
+    """Make a record end with the snapshot through whose cursor it reads."""
+    pinned = record.native
+    pinned.users[record.id] = record
+    if pinned.native is None:  # the snapshot was released since
+        release(record, Reason.SNAPSHOT_RELEASED)
+        raise record.closed_error()
 
 
 def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
@@ -170,7 +176,7 @@ def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
-        release(record, Reason.EXHAUSTED)
+        release(record, EXHAUSTED)
         return
     del rows, cursor
     raise failure
@@ -188,7 +194,7 @@ def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
-        release(record, Reason.EXHAUSTED)
+        release(record, EXHAUSTED)
         return
     del rows, cursor
     raise failure
@@ -196,7 +202,7 @@ def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
 
 def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
     rows, cursor = record.native
-    bounds, keys, part = record.bounds, record.method == "keys", record.method in ("values", "columns")
+    bounds, keys, part = record.bounds, record.method == "keys", record.method in _PARTS
     outside = bounds.below() if record.backwards else bounds.above()
     skip = bounds.above() if record.backwards else None  # the exclusive bound that was sought
     last = NOTHING
@@ -218,7 +224,7 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
-        release(record, Reason.EXHAUSTED)
+        release(record, EXHAUSTED)
         return
     del rows, cursor
     raise failure
@@ -250,7 +256,7 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
-        release(record, Reason.EXHAUSTED)
+        release(record, EXHAUSTED)
         return
     del pinned, place
     raise failure
@@ -353,14 +359,16 @@ class RdictEntities(Scan[tuple[Any, list[tuple[Any, Any]]]]):
     __slots__ = ()
 
 
-class CursorRecord(IteratorRecord):
+class CursorRecord(HandleRecord):
     """The record of a cursor."""
 
     __slots__ = ("bounds",)
 
+    kind = "iterator"
+
     def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
         self.bounds = bounds
-        super().__init__(owner, label)
+        Record.__init__(self, owner, label)
 
     @property
     def remedy(self) -> str:
@@ -368,12 +376,31 @@ class CursorRecord(IteratorRecord):
         return "with db.iter() as cursor:"
 
     def activate(self) -> Any:
-        """Return the native cursor itself, or one that keeps to its bounds or its snapshot."""
-        cursor = self.native
-        if isinstance(cursor, PinnedCursor):
-            cursor = SharedCursor(cursor, self.bounds)
-        unbounded = self.bounds.lower is None and self.bounds.upper is None
-        return cursor if unbounded else BoundedCursor(cursor, self.bounds)
+        """Return the native cursor itself, or one that keeps to its bounds."""
+        return self.native if self.bounds.is_open else BoundedCursor(self.native, self.bounds)
+
+
+class SharedCursorRecord(CursorRecord):
+    """The record of a cursor of a snapshot, which moves the snapshot's cursor."""
+
+    __slots__ = ()
+
+    disposes = True
+
+    def acquire(self, acquire: Callable[[], Any]) -> None:
+        """Get hold of the snapshot's cursor."""
+        super().acquire(acquire)
+        _join(self)
+
+    def activate(self) -> Any:
+        """Return a cursor with a position of its own."""
+        cursor = SharedCursor(self.native, self.bounds)
+        return cursor if self.bounds.is_open else BoundedCursor(cursor, self.bounds)
+
+    def dispose(self, native: Any, live: Any) -> None:
+        """Let go of the snapshot's cursor."""
+        if native is not None:
+            native.users.pop(self.id, None)
 
 
 class RdictIter(Handle[CursorRecord]):
@@ -494,28 +521,3 @@ SCANS: dict[str, type[Scan[Any]]] = {
     "columns": RdictColumns,
     "entities": RdictEntities,
 }
-
-
-def open_scan(
-    parent: Any,
-    owner: Owner,
-    label: str | None,
-    method: str,
-    backwards: bool,
-    bounds: Bounds,
-    from_key: Key,
-    acquire: Callable[[], Any],
-) -> Any:
-    """Open a scan whose native part comes from `acquire`."""
-    scan = SCANS[method]()
-    record = open_handle(scan, parent, ScanRecord(owner, label, method, backwards, bounds, from_key))
-    record.acquire(acquire)
-    return scan
-
-
-def open_cursor(parent: Any, owner: Owner, label: str | None, bounds: Bounds, acquire: Callable[[], Any]) -> RdictIter:
-    """Open a cursor whose native part comes from `acquire`."""
-    cursor = RdictIter()
-    record = open_handle(cursor, parent, CursorRecord(owner, label, bounds))
-    record.acquire(acquire)
-    return cursor

@@ -77,6 +77,11 @@ class Bounds:
     raw: bool = True
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is no bound at either end."""
+        return self is UNBOUNDED_RAW or self is UNBOUNDED_TYPED or (self.lower is None and self.upper is None)
+
+    @property
     def order(self) -> Callable[[Key], Any]:
         """The function whose values sort as this database sorts its keys."""
         return _raw_order if self.raw else typed_order
@@ -119,7 +124,8 @@ class Bounds:
         return Bounds(lower, upper, self.raw)
 
 
-_UNBOUNDED_RAW, _UNBOUNDED_TYPED = Bounds(raw=True), Bounds(raw=False)
+#: Bounds of a scan of everything.
+UNBOUNDED_RAW, UNBOUNDED_TYPED = Bounds(raw=True), Bounds(raw=False)
 
 
 def bounds(raw: bool, lower: Key = None, upper: Key = None, prefix: Key = None) -> Bounds:
@@ -136,7 +142,7 @@ def bounds(raw: bool, lower: Key = None, upper: Key = None, prefix: Key = None) 
         ValueError: If a prefix is empty in a typed database, or nothing can follow it.
     """
     if lower is None and upper is None and prefix is None:
-        return _UNBOUNDED_RAW if raw else _UNBOUNDED_TYPED
+        return UNBOUNDED_RAW if raw else UNBOUNDED_TYPED
     if lower is not None:
         check_key(lower, raw, "lower_bound")
     if upper is not None:

@@ -84,6 +84,7 @@ class FamilyRecord(HandleRecord):
 
     kind = "column_family"
     guarded = False
+    disposes = True
     owner: DatabaseOwner
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:

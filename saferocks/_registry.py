@@ -27,6 +27,9 @@ Site = tuple["CodeType | None", int]
 
 _STACK_DEPTH = 8
 _PACKAGE = __file__.rpartition("_registry")[0]
+#: The files of this package that have opened handles; a look-up is a third of the time of `startswith`.
+_OURS: dict[str, bool] = {}
+_NOWHERE: Site = (None, 0)
 
 
 class State(Enum):
@@ -57,6 +60,10 @@ class Reason(Enum):
     COLLECTED = "when it was collected"
     EXPIRED = "when its lease expired"
     FORKED = "when this process was forked"
+
+
+# As for the states.
+EXITED, EXHAUSTED = Reason.EXITED, Reason.EXHAUSTED
 
 
 class Owner:
@@ -114,14 +121,19 @@ class Record:
     __slots__ = ("id", "label", "native", "opened", "owner", "reason", "site", "stack", "state", "thread")
 
     kind = "handle"
+    site: Site
+    stack: tuple[Site, ...]
 
     def __init__(self, owner: Owner, label: str | None = None) -> None:
         trace = owner.own_trace or _settings.current.trace
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            frame = frame.f_back
-        self.site: Site = (None, 0) if frame is None or trace == "off" else (frame.f_code, frame.f_lasti)
-        self.stack: tuple[Site, ...] = _frames(frame) if trace == "stack" else ()
+        if trace == "off":
+            self.site, self.stack = _NOWHERE, ()
+        else:
+            frame: FrameType | None = sys._getframe(2)  # this and its caller are ours
+            while frame is not None and (_OURS.get(frame.f_code.co_filename) or _is_new_of_ours(frame)):
+                frame = frame.f_back
+            self.site = _NOWHERE if frame is None else (frame.f_code, frame.f_lasti)
+            self.stack = _frames(frame) if trace == "stack" else ()
         self.owner = owner
         self.native: Any = None
         self.label = label
@@ -130,7 +142,7 @@ class Record:
         self.thread = threading.get_ident()
         self.opened = time.monotonic()
         self.id = number = next(_ids)
-        # From here on the handle is in the registry, and only `withdraw` takes it out.
+        # From here on the handle is in the registry, and only `release` takes it out.
         owner.children[number] = self
         records[number] = self
 
@@ -150,20 +162,21 @@ class Record:
         return time.monotonic() - self.opened
 
 
+def _is_new_of_ours(frame: FrameType) -> bool:
+    """Tell whether a frame's file is one of this package's, and remember that for the next time."""
+    name = frame.f_code.co_filename
+    ours = name.startswith(_PACKAGE)
+    if ours:
+        _OURS[name] = True
+    return ours
+
+
 def _frames(frame: FrameType | None) -> tuple[Site, ...]:
     found: list[Site] = []
     while frame is not None and len(found) < _STACK_DEPTH:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
-
-
-def withdraw(record: Record) -> bool:
-    """Take a record out; True for exactly one caller, whatever threads and finalizers race."""
-    if records.pop(record.id, None) is None:
-        return False
-    record.owner.children.pop(record.id, None)
-    return True
 
 
 def snapshot() -> tuple[Record, ...]:

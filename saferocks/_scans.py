@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _ordering
 from saferocks._options import check_read_options
-from saferocks.errors import NotSupportedError
 
 if TYPE_CHECKING:
     from saferocks._handle import Scope
@@ -32,21 +31,6 @@ class Scans:
     _raw: bool
 
     @abstractmethod
-    def _open_scan(
-        self,
-        method: str,
-        backwards: bool,
-        from_key: Key,
-        read_opt: ReadOptions | None,
-        bounds: Bounds,
-        label: str | None,
-    ) -> Any:
-        """Open a scan whose arguments have been checked."""
-
-    @abstractmethod
-    def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
-        """Open a cursor whose arguments have been checked."""
-
     def _scan(
         self,
         method: str,
@@ -58,15 +42,15 @@ class Scans:
         prefix: Key,
         label: str | None,
     ) -> Any:
-        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        """Check the arguments of a scan and open it."""
+
+    @abstractmethod
+    def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+        """Open a cursor whose arguments have been checked."""
+
+    def _check_start(self, from_key: Key) -> None:
         if from_key is not None:
             _ordering.check_key(from_key, self._raw, "from_key")
-        if read_opt is not None and read_opt.tailing:
-            raise NotSupportedError(
-                f"Not implemented: {method}() shows one fixed state and cannot tail; use iter() with tailing options",
-                code=3,
-            )
-        return self._open_scan(method, backwards, from_key, read_opt, bounds, label)
 
     def _bounds(self, read_opt: ReadOptions | None, lower: Key, upper: Key, prefix: Key) -> Bounds:
         found = _ordering.bounds(self._raw, lower, upper, prefix)
@@ -203,4 +187,4 @@ class Scans:
             A scope; enter it to seek, step and read.
         """
         bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
-        return self._open_cursor(read_opt, bounds, label)
+        return self._cursor(read_opt, bounds, label)

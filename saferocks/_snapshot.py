@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
 from saferocks._handle import Handle, HandleRecord, open_handle, release
-from saferocks._iterator import open_cursor, open_scan
+from saferocks._iterator import SCANS, RdictIter, SharedCursorRecord, SharedScanRecord
 from saferocks._registry import Reason
 from saferocks._scans import Scans
 from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from saferocks._iterator import RdictIter
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
-    from saferocks._registry import Owner
 
 _MISSING = "key not found"
 
@@ -34,6 +30,7 @@ class SnapshotRecord(HandleRecord):
     __slots__ = ()
 
     kind = "snapshot"
+    disposes = True
 
     @property
     def remedy(self) -> str:
@@ -47,6 +44,14 @@ class SnapshotRecord(HandleRecord):
                 for user in reversed(tuple(pinned.users.values())):
                     release(user, Reason.SNAPSHOT_RELEASED)
                 pinned.native = None
+
+
+class PointSnapshotRecord(SnapshotRecord):
+    """The record of a snapshot without cursors, which has nothing to dispose of."""
+
+    __slots__ = ()
+
+    disposes = False
 
 
 class SnapshotReads(Scans):
@@ -112,21 +117,31 @@ class SnapshotReads(Scans):
             )
         return pinned
 
-    def _open_scan(
+    def _scan(
         self,
         method: str,
         backwards: bool,
         from_key: Key,
         read_opt: ReadOptions | None,
-        bounds: Bounds,
+        lower_bound: Key,
+        upper_bound: Key,
+        prefix: Key,
         label: str | None,
     ) -> Any:
         self._check_options(read_opt)
-        return open_scan(self._anchor, self._record.owner, label, method, backwards, bounds, from_key, self._pinned)
+        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        self._check_start(from_key)
+        scan = SCANS[method]()
+        record = SharedScanRecord(self._record.owner, label, method, backwards, bounds, from_key)
+        open_handle(scan, self._anchor, record).acquire(self._pinned)
+        return scan
 
-    def _open_cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+    def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
         self._check_options(read_opt)
-        return open_cursor(self._anchor, self._record.owner, label, bounds, self._pinned)
+        cursor = RdictIter()
+        record = SharedCursorRecord(self._record.owner, label, bounds)
+        open_handle(cursor, self._anchor, record).acquire(self._pinned)
+        return cursor
 
     def _check_options(self, read_opt: ReadOptions | None) -> None:
         beyond = () if read_opt is None else read_opt.beyond_hints
@@ -191,16 +206,9 @@ class SnapshotFamily(SnapshotReads):
         self._family = family
 
 
-def open_snapshot(
-    parent: Any,
-    owner: Owner,
-    label: str | None,
-    raw: bool,
-    names: tuple[str, ...],
-    acquire: Callable[[], Any],
-) -> Snapshot:
-    """Open a snapshot whose native part comes from `acquire`."""
+def new_snapshot(parent: Any, raw: bool, names: tuple[str, ...], record: SnapshotRecord) -> Snapshot:
+    """Return a snapshot whose native part is still to be acquired."""
     snapshot = Snapshot()
     snapshot._raw, snapshot._names, snapshot._family = raw, names, 0
-    open_handle(snapshot, parent, SnapshotRecord(owner, label)).acquire(acquire)
+    snapshot._parent, snapshot._record = parent, record
     return snapshot

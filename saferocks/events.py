@@ -23,19 +23,19 @@ _logger = logging.getLogger("saferocks")
 
 # Events found where nothing may be logged: a finalizer can run while its own thread holds a
 # handler's lock. `deque.append` is atomic; `drain` is called from ordinary code.
-_pending: deque[tuple[str, dict[str, Any]]] = deque()
+pending: deque[tuple[str, dict[str, Any]]] = deque()
 
 
 def defer(event: str, **fields: Any) -> None:
     """Queue an event from a finalizer; takes no lock and never blocks."""
-    _pending.append((event, fields))
+    pending.append((event, fields))
 
 
 def drain() -> None:
     """Log what finalizers have queued."""
-    while _pending:
+    while pending:
         try:
-            event, fields = _pending.popleft()
+            event, fields = pending.popleft()
         except IndexError:  # another thread took it
             return
         emit(logging.WARNING, event, **fields)
