@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, events
 from saferocks._batch import check_range
 from saferocks._handle import Handle, open_handle
-from saferocks._iterator import NATIVE_SCANS, SCANS, CursorRecord, RdictIter, ScanRecord
+from saferocks._iterator import NATIVE_SCANS, SCANS, BoundedCursorRecord, CursorRecord, RdictIter, ScanRecord
 from saferocks._options import check_read_options, scan_options
 from saferocks._owner import FamilyRecord
 from saferocks._scans import Scans
@@ -50,6 +50,8 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
     """The reading and writing methods of one column family."""
 
     __slots__ = ("_raw",)
+
+    _raw: bool
 
     # ---- point reads: one call deep, and nothing but the call in the good case
 
@@ -265,7 +267,8 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         family.live
         cursor = RdictIter()
         cursor._parent = self
-        cursor._record = record = CursorRecord(owner, label, bounds)
+        record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
+        cursor._record = record
         try:
             record.native = family.live.iter(scan_options(read_opt, family.family in owner.plain_tables))
         except BaseException as error:  # noqa: BLE001 - see above

@@ -16,7 +16,7 @@ from saferocks._handle import open_handle, release, tell_or_note, wait_until_unu
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
-from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord, new_snapshot
+from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
 from saferocks.errors import (
     ColumnFamilyNotFoundError,
     HandleClosedError,
@@ -324,20 +324,23 @@ class Rdict(FamilyAccess):
             NotSupportedError: If the database is a secondary, whose snapshots do not hold still (D15).
         """
         record = self._record
+        owner = record.owner
         record.live
-        if record.owner.access.name == "secondary":
+        if owner.access.name == "secondary":
             raise NotSupportedError(
                 "Not implemented: a snapshot of a secondary shows newer data after each catch-up; "
                 "read without one, or open the database as read_only",
                 code=3,
             )
-        names = (record.family,) if column_families == () else self._snapshot_names(column_families)
+        snapshot = Snapshot()
+        snapshot._parent = self
+        snapshot._raw = self._raw
+        snapshot._names = names = (record.family,) if column_families == () else self._snapshot_names(column_families)
         if not point_reads_only:
-            scanned = new_snapshot(self, self._raw, names, SnapshotRecord(record.owner, label))
-            scanned._record.acquire(lambda: self._acquire_snapshot(names, True))
-            return scanned
-        snapshot = new_snapshot(self, self._raw, names, PointSnapshotRecord(record.owner, label))
-        opened = snapshot._record
+            snapshot._record = scanned = SnapshotRecord(owner, label)
+            scanned.acquire(lambda: self._acquire_snapshot(names, True))
+            return snapshot
+        snapshot._record = opened = PointSnapshotRecord(owner, label)
         try:
             if len(names) == 1:
                 opened.native = ((record.live.snapshot(), None),)
@@ -346,7 +349,7 @@ class Rdict(FamilyAccess):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = opened.failed(error)
         else:
-            if not record.owner.closing:
+            if not owner.closing:
                 return snapshot
             failure = opened.failed(opened.closed_error())
         raise failure

@@ -74,7 +74,7 @@ class Tally:
 
 def tally(record: Record, escape: str) -> Tally:
     """Count an escape; safe in a finalizer."""
-    key = (record.kind, record.site, escape, record.label)
+    key = (record.kind, _identity(record.site), escape, record.label)
     owner = record.owner
     fresh = Tally(
         record.kind,
@@ -94,6 +94,14 @@ def tally(record: Record, escape: str) -> Tally:
     found.note = record.note or found.note
     found.count = max(found.count, next(found.numbers))
     return found
+
+
+def _identity(site: Site) -> tuple[int, int]:
+    """Return what tells one place from another, for as long as its code lives, which a tally sees to.
+
+    Code objects will not do: equal functions of different files are equal.
+    """
+    return id(site[0]), site[1]
 
 
 def report(found: Tally) -> None:
@@ -146,7 +154,7 @@ def take_leaks(owner: Owner) -> tuple[Leak, ...]:
 
 
 # Lines that have been told once that they use a handle without `with`.
-_told: set[tuple[str, Site]] = set()
+_told: dict[tuple[str, tuple[int, int]], Site] = {}
 
 
 def unscoped(record: Record) -> None:
@@ -159,9 +167,9 @@ def unscoped(record: Record) -> None:
     where = _registry.format_site(record.site)
     if policy == "raise":
         raise NotEnteredError(f"{record.kind} opened at {where} was used without 'with'; write '{record.remedy}'")
-    if policy == "ignore" or (record.kind, record.site) in _told:
+    if policy == "ignore" or (record.kind, _identity(record.site)) in _told:
         return
-    _told.add((record.kind, record.site))
+    _told[record.kind, _identity(record.site)] = record.site
     events.drain()
     events.defer("saferocks.handle_unscoped", kind=record.kind, database=record.owner.name, opened_at=where)
     warn(

@@ -49,6 +49,8 @@ class HandleRecord(Record):
 
     #: Whether a handle that escapes is worth a report (column families are not).
     guarded = True
+    #: Whether methods call straight through to the native object, so that `activate` need not be asked.
+    is_plain = False
     #: Whether more is to be done at the release than to drop the native object.
     disposes = False
 
@@ -168,10 +170,16 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     record.owner.children.pop(record.id, None)
     record.reason = reason
     record.state = RELEASED
-    live = record.disable()
-    native, record.native = record.native, None
     if record.disposes:
+        live = record.disable()
+        native, record.native = record.native, None
         record.dispose(native, live)
+        return True
+    try:  # `suppress` would take as long as the whole release  # noqa: SIM105
+        del record.live
+    except AttributeError:  # never used
+        pass
+    record.native = None
     return True
 
 
@@ -208,7 +216,7 @@ class Handle(Generic[RecordT]):
         record = self._record
         if record.state is OPEN and not record.owner.closing:
             record.state = ENTERED
-            record.live = record.activate()
+            record.live = record.native if record.is_plain else record.activate()
             return self
         if record.state is USED:
             record.state = ENTERED

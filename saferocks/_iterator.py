@@ -78,6 +78,7 @@ class ScanRecord(HandleRecord):
     __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader")
 
     kind = "iterator"
+    depth = 4
     disposes = True
 
     def __init__(
@@ -360,27 +361,37 @@ class RdictEntities(Scan[tuple[Any, list[tuple[Any, Any]]]]):
 
 
 class CursorRecord(HandleRecord):
-    """The record of a cursor."""
+    """The record of a cursor without bounds."""
 
-    __slots__ = ("bounds",)
+    __slots__ = ()
 
     kind = "iterator"
-
-    def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
-        self.bounds = bounds
-        Record.__init__(self, owner, label)
+    depth = 3
+    is_plain = True
 
     @property
     def remedy(self) -> str:
         """The line to write instead."""
         return "with db.iter() as cursor:"
 
+
+class BoundedCursorRecord(CursorRecord):
+    """The record of a cursor with bounds."""
+
+    __slots__ = ("bounds",)
+
+    is_plain = False
+
+    def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
+        self.bounds = bounds
+        Record.__init__(self, owner, label)
+
     def activate(self) -> Any:
-        """Return the native cursor itself, or one that keeps to its bounds."""
-        return self.native if self.bounds.is_open else BoundedCursor(self.native, self.bounds)
+        """Return a cursor that keeps to its bounds."""
+        return BoundedCursor(self.native, self.bounds)
 
 
-class SharedCursorRecord(CursorRecord):
+class SharedCursorRecord(BoundedCursorRecord):
     """The record of a cursor of a snapshot, which moves the snapshot's cursor."""
 
     __slots__ = ()

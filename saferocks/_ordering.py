@@ -11,7 +11,7 @@ rocksdict lets go of what it points to (D3), and its lower bound sets the upper 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,16 +70,19 @@ def prefix_end(prefix: bytes | str) -> bytes | str | None:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where a scan may go: `lower <= key < upper`; None leaves that end open."""
+    """Where a scan may go: `lower <= key < upper`; None leaves that end open.
+
+    Attributes:
+        is_open: Whether both ends are open.
+    """
 
     lower: Key = None
     upper: Key = None
     raw: bool = True
+    is_open: bool = field(init=False)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is no bound at either end."""
-        return self is UNBOUNDED_RAW or self is UNBOUNDED_TYPED or (self.lower is None and self.upper is None)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_open", self.lower is None and self.upper is None)
 
     @property
     def order(self) -> Callable[[Key], Any]:

@@ -53,6 +53,8 @@ class Scans:
             _ordering.check_key(from_key, self._raw, "from_key")
 
     def _bounds(self, read_opt: ReadOptions | None, lower: Key, upper: Key, prefix: Key) -> Bounds:
+        if read_opt is None and lower is None and upper is None and prefix is None:
+            return _ordering.UNBOUNDED_RAW if self._raw else _ordering.UNBOUNDED_TYPED
         found = _ordering.bounds(self._raw, lower, upper, prefix)
         if read_opt is None:
             return found

@@ -51,6 +51,7 @@ class PointSnapshotRecord(SnapshotRecord):
 
     __slots__ = ()
 
+    is_plain = True
     disposes = False
 
 
@@ -170,7 +171,9 @@ class Snapshot(SnapshotReads, Handle[SnapshotRecord]):
         (b'old', [(b'k', b'old')])
     """
 
-    __slots__ = ("_family", "_names", "_raw")
+    __slots__ = ("_names", "_raw")
+
+    _family = 0
 
     @property
     def _anchor(self) -> Snapshot:
@@ -204,11 +207,3 @@ class SnapshotFamily(SnapshotReads):
         self._names = snapshot._names
         self._raw = snapshot._raw
         self._family = family
-
-
-def new_snapshot(parent: Any, raw: bool, names: tuple[str, ...], record: SnapshotRecord) -> Snapshot:
-    """Return a snapshot whose native part is still to be acquired."""
-    snapshot = Snapshot()
-    snapshot._raw, snapshot._names, snapshot._family = raw, names, 0
-    snapshot._parent, snapshot._record = parent, record
-    return snapshot
