@@ -65,7 +65,7 @@ class BatchWrites(Handle[BatchRecord]):
             failure = self._failure(error)
         else:
             return self._wrote()
-        raise failure
+        _engine.throw(failure)
 
     def __delitem__(self, key: Key) -> None:
         try:
@@ -74,7 +74,7 @@ class BatchWrites(Handle[BatchRecord]):
             failure = self._failure(error)
         else:
             return self._wrote()
-        raise failure
+        _engine.throw(failure)
 
     def put(self, key: Key, value: Any, column_family: ColumnFamily | None = None) -> None:
         """Add a row to the batch (`WriteBatch::Put`).
@@ -101,6 +101,8 @@ class BatchWrites(Handle[BatchRecord]):
         Raises:
             ValueError: If there are not as many values as names.
         """
+        if self._family is None and self._parent is not None:
+            self._parent._name_default_family(self._record.live)  # rocksdict's put_entity needs one
         self._add("put_entity", key, names, values)
 
     def delete(self, key: Key, column_family: ColumnFamily | None = None) -> None:
@@ -128,7 +130,7 @@ class BatchWrites(Handle[BatchRecord]):
         else:
             return self._wrote()
         family = ()
-        raise failure
+        _engine.throw(failure)
 
     def _remember(self, family: ColumnFamily) -> None:
         """Note that the batch refers to a column family, if it may."""
@@ -140,10 +142,10 @@ class BatchWrites(Handle[BatchRecord]):
             raise foreign_family(family, owner)
         self._families.add(family)
 
-    def _failure(self, error: BaseException) -> BaseException:
+    def _failure(self, error: BaseException) -> list[BaseException]:
         if "already consumed" in str(error):
             where = _registry.format_site(self._record.site)
-            return HandleClosedError(f"{error} (write_batch opened at {where})")
+            return [HandleClosedError(f"{error} (write_batch opened at {where})")]
         return _engine.failure(error)
 
     def _wrote(self) -> None:
@@ -275,18 +277,28 @@ class WriteBatch(BatchWrites):
     def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
         """Write what names no column family to this one; None for the default one."""
         self._record.live
-        if column_family is not None:
+        if column_family is None:
+            _engine.call(self._record.live.set_default_column_family, None)
+        else:
             self._remember(column_family)
-        native = None if column_family is None else column_family._native()
-        _engine.call(self._record.live.set_default_column_family, native)
+            self._move_to(column_family._record.owner)
+            _engine.call(lambda: self._record.live.set_default_column_family(column_family._native()))
         self._family = column_family
+
+    def _move_to(self, owner: Owner) -> None:
+        """Make the batch a handle of that database, which its default column family keeps open (D5)."""
+        record = self._record
+        if record.owner is PROCESS:
+            owner.children[record.id] = record
+            record.owner = owner
+            PROCESS.children.pop(record.id, None)
 
     def _ask(self, method: str) -> Any:
         try:
             return getattr(self._record.live, method)()
         except BaseException as error:  # noqa: BLE001 - see above
             failure = self._failure(error)
-        raise failure
+        _engine.throw(failure)
 
 
 class BulkWriter(BatchWrites):

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry
+from saferocks._cursor import PinnedCursor
 from saferocks._handle import release, wait_until_unused
 from saferocks._owner import FamilyRecord
 from saferocks._registry import Reason
@@ -51,26 +52,33 @@ def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: flo
 
 
 def _drain(owner: DatabaseOwner, deadline: float) -> None:
-    """Let no new call start, and wait for those in flight."""
+    """Let no new call start, and wait for those in flight; put all back if that does not come about."""
     owner.closing = True
     children = _children(owner)
-    parked = [child.disable() for child in children]
+    parked: list[Any] = []
     try:
+        parked += (child.disable() for child in children)
         _wait_for_openings(owner, deadline)
         for child in children:
             # Only these are called without the interpreter lock; other calls are over by now, or nearly.
             if isinstance(child, FamilyRecord) and child.is_table:
-                _wait_while_busy(child.native, deadline)
-    except BusyError:
+                _wait_while_busy(child, deadline)
+    except BaseException:  # KeyboardInterrupt too: the database stays open and usable
         owner.closing = False
-        for child, live in zip(children, parked, strict=True):
-            if live is not None and child.reason is None:
-                child.enable_again(live)
+        _put_back(children, parked)
         raise
 
 
-def _wait_while_busy(native: Any, deadline: float) -> None:
-    while _engine.is_busy(native):
+def _put_back(children: list[HandleRecord], parked: list[Any]) -> None:
+    """Let calls start again; empties `parked`, which the error's traceback keeps."""
+    for child in children[: len(parked)]:
+        live = parked.pop(0)
+        if live is not None and child.reason is None:
+            child.enable_again(live)
+
+
+def _wait_while_busy(record: FamilyRecord, deadline: float) -> None:
+    while record.native is not None and _engine.is_busy(record.native):
         if time.monotonic() >= deadline:
             raise _engine.still_running()
         time.sleep(_PAUSE)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's
@@ -78,7 +86,7 @@ def _wait_while_busy(native: Any, deadline: float) -> None:
 
 def _children(owner: DatabaseOwner) -> list[HandleRecord]:
     """Return a database's handles, oldest first, itself included."""
-    return list(owner.children.values())  # type: ignore[arg-type]
+    return _registry.in_order(owner.children)  # type: ignore[return-value]
 
 
 def _wait_for_openings(owner: DatabaseOwner, deadline: float) -> None:
@@ -86,39 +94,58 @@ def _wait_for_openings(owner: DatabaseOwner, deadline: float) -> None:
     while any(child.native is None and child.reason is None for child in _children(owner)):
         if time.monotonic() >= deadline:
             raise BusyError("Resource busy: a handle is still being opened", code=11)
-        time.sleep(0)
+        time.sleep(_PAUSE)
 
 
 def _release_all(record: FamilyRecord, deadline: float) -> list[Tally]:
-    owner = record.owner
     tallies: dict[int, Tally] = {}
     failures: list[BaseException] = []
-    for child in reversed(_children(owner)):
-        if child is not record:
-            _release_child(child, tallies, failures)
     try:
-        _engine.close_native(record.native, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS))
-    except BusyError:
-        owner.closing = False
+        for child in reversed(_children(record.owner)):
+            if child is not record:
+                _release_child(child, tallies, failures)
+        _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
+    except BaseException:  # a call still running, or KeyboardInterrupt: the database itself is still open
+        record.owner.closing = False
+        record.enable_again(None)
         raise
-    except BaseException as error:  # noqa: BLE001 - raised below, once nothing is left open
-        failures.append(error)
     release(record, Reason.CLOSED)
     if failures:
-        raise failures[0]
+        _engine.throw(failures[:1])
     return list(tallies.values())
 
 
-def _release_child(child: HandleRecord, tallies: dict[int, Tally], failures: list[BaseException]) -> None:
-    if child.guarded:
-        found = _guard.tally(child, _guard.OUTLIVED)
-        tallies[id(found)] = found
-    natives = _engine.natives_in(child.native)
+def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseException]) -> None:
     try:
-        if release(child, Reason.DATABASE_CLOSED):
-            wait_until_unused(natives, time.monotonic() + _LAST_CALLS_SECONDS)
-    except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
+        _engine.close_native(record.native, deadline)
+    except BusyError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised in the end: it is closed all the same
         failures.append(error)
+
+
+def _release_child(child: HandleRecord, tallies: dict[int, Tally], failures: list[BaseException]) -> None:
+    shared = isinstance(child.native, PinnedCursor)  # it stays with its snapshot
+    natives = [] if shared else _engine.natives_in(child.native)
+    deadline = time.monotonic() + _LAST_CALLS_SECONDS
+    try:
+        if child.guarded and child.reason is None:
+            found = _guard.tally(child, _guard.OUTLIVED)
+            tallies[id(found)] = found
+        if not release(child, Reason.DATABASE_CLOSED):
+            _wait_until_gone(child, deadline)
+        wait_until_unused(natives, deadline)
+    except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
+        natives.clear()  # the error's traceback keeps this frame
+        failures.append(error)
+
+
+def _wait_until_gone(child: HandleRecord, deadline: float) -> None:
+    """Wait for a release that another thread, or a finalizer, has begun."""
+    while child.id in child.owner.children:
+        if time.monotonic() >= deadline:
+            raise BusyError(f"Resource busy: the release of a {child.kind} does not end", code=11)
+        time.sleep(0)
 
 
 def orphaned(record: FamilyRecord) -> None:

@@ -66,14 +66,14 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             return self._record.live[key]
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = _engine.failure(error)
-        raise failure
+        _engine.throw(failure)
 
     def __contains__(self, key: Key) -> bool:
         try:
             return key in self._record.live
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
-        raise failure
+        _engine.throw(failure)
 
     def get(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
         """Return the value of a key, or a default (`Get`).
@@ -92,7 +92,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             return self._record.live.get(key, default)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
-        raise failure
+        _engine.throw(failure)
 
     def _get_with(self, key: Key, default: Any, read_opt: ReadOptions) -> Any:
         native = check_read_options(read_opt).native()
@@ -120,7 +120,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             if type(error) is Exception and str(error) == "NotFound: ":  # D13: the default is ignored
                 return default
             failure = _engine.failure(error)
-        raise failure
+        _engine.throw(failure)
 
     def key_may_exist(self, key: Key, fetch: bool = False, read_opt: ReadOptions | None = None) -> Any:
         """Tell cheaply whether a key may exist; False is certain (`KeyMayExist`).
@@ -141,7 +141,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def __delitem__(self, key: Key) -> None:
         try:
@@ -150,7 +150,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def put(self, key: Key, value: Any, write_opt: WriteOptions | None = None) -> None:
         """Write a row (`Put`).
@@ -170,7 +170,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def put_entity(self, key: Key, names: list[Any], values: list[Any], write_opt: WriteOptions | None = None) -> None:
         """Write a row of wide columns (`PutEntity`).
@@ -194,7 +194,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def delete_range(self, begin: Key, end: Key, write_opt: WriteOptions | None = None) -> None:
         """Delete all keys in `begin <= key < end` (`DeleteRange`).
@@ -254,10 +254,10 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = record.failed(error)
         else:
-            if not owner.closing:
+            if record.reason is None and not owner.closing:
                 return scan
             failure = record.failed(record.closed_error())
-        raise failure
+        _engine.throw(failure)
 
     def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
         family = self._record
@@ -274,10 +274,10 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         except BaseException as error:  # noqa: BLE001 - see above
             failure = record.failed(error)
         else:
-            if not owner.closing:
+            if record.reason is None and not owner.closing:
                 return cursor
             failure = record.failed(record.closed_error())
-        raise failure
+        _engine.throw(failure)
 
     # ---- settings of this handle
 

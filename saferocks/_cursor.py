@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from saferocks.errors import ConcurrentUseError
+from saferocks.errors import ConcurrentUseError, HandleClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +128,9 @@ class PinnedCursor:
             raise ConcurrentUseError("a scan of this snapshot is being read by this very thread, further up its stack")
         self._lock.acquire()
         self._owner = me
+        if self.native is None:  # the snapshot was released while we waited
+            self.__exit__()
+            raise HandleClosedError("the snapshot was released; use its scans inside its 'with'")
         return self.native
 
     def __exit__(self, *_: object) -> None:
@@ -236,23 +239,24 @@ class SharedCursor:
         else:
             cursor.status()  # now: another scan's next move would wipe it out
 
-    def _return(self, cursor: Any) -> None:
+    def _return(self, cursor: Any) -> bool:
+        """Put the native cursor back on this cursor's row; False if it is on none."""
+        if self._key is NOTHING:
+            return False
         if not self._pinned.at(self):
             cursor.seek(self._key)
             self._pinned.hold(self)
+        return bool(cursor.valid())
 
     def _stepped(self, method: str) -> None:
         with self._pinned as cursor:
-            self._return(cursor)
-            getattr(cursor, method)()
-            self._note(cursor)
+            if self._return(cursor):
+                getattr(cursor, method)()
+                self._note(cursor)
 
     def _read(self, method: str) -> Any:
-        if self._key is NOTHING:
-            return None
         with self._pinned as cursor:
-            self._return(cursor)
-            return getattr(cursor, method)()
+            return getattr(cursor, method)() if self._return(cursor) else None
 
     def valid(self) -> bool:
         """Tell whether the cursor is on a row."""

@@ -6,13 +6,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _closing, _directory, _engine, _guard, _opening, events, inspection
+from saferocks import _closing, _directory, _engine, _guard, _opening, _registry, events, inspection
 from saferocks._batch import BulkWriter, WriteBatch, foreign_family
 from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import open_handle, release, tell_or_note, wait_until_unused
+from saferocks._handle import open_handle, release, wait_until_unused
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
@@ -24,6 +24,7 @@ from saferocks.errors import (
     LeakedHandlesError,
     ModeMismatchError,
     NotSupportedError,
+    add_note,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class Rdict(FamilyAccess):
         On a column family, release just that. Closing twice is no error.
 
         Args:
-            cancel_background: Stop compactions rather than wait for them, for a fast hand-over.
+            cancel_background: Stop compactions rather than wait for them, for a fast hand-over. The last flush is
+                left out as well: rows are then in the write-ahead log, and those written without one are lost.
 
         Raises:
             BusyError: If calls in flight do not end within `close_timeout`; the database stays open and usable.
@@ -180,8 +182,10 @@ class Rdict(FamilyAccess):
             return
         try:
             tallies = _closing.close(self._record, cancel_background=cancel_background)
-        except Exception as failure:  # noqa: BLE001 - raised again, or attached to the body's own
-            tell_or_note(error, failure)
+        except Exception as failure:
+            if error is None:
+                raise
+            _note_failure(error, failure)
             return
         events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
         leaks = _guard.take_leaks(owner)
@@ -191,8 +195,10 @@ class Rdict(FamilyAccess):
             events.drain()
             if leaks:
                 raise LeakedHandlesError(leaks)
-        except Exception as failure:  # noqa: BLE001 - see above
-            tell_or_note(error, failure)
+        except Exception as failure:
+            if error is None:
+                raise
+            _note_failure(error, failure)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -215,8 +221,9 @@ class Rdict(FamilyAccess):
         Raises:
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
-        self._check_family(name)
-        return self._family(name, lambda main: main.get_column_family(name))
+        with self._record.owner.lock:  # so that it is not dropped in between
+            self._check_family(name)
+            return self._family(name, lambda main: main.get_column_family(name))
 
     def get_column_family_handle(self, name: str) -> ColumnFamily:
         """Return a column family as write batches name it; it is closed with its database.
@@ -224,10 +231,11 @@ class Rdict(FamilyAccess):
         Raises:
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
-        self._check_family(name)
         main = self._main
-        record = FamilyRecord(self._record.owner, name, is_table=False)
-        return open_family_handle(main, record, lambda: main._record.live.get_column_family_handle(name))
+        with self._record.owner.lock:
+            self._check_family(name)
+            record = FamilyRecord(self._record.owner, name, is_table=False)
+            return open_family_handle(main, record, lambda: main._record.live.get_column_family_handle(name))
 
     def create_column_family(self, name: str, options: Options | None = None) -> Rdict:
         """Make a column family (`CreateColumnFamily`).
@@ -268,10 +276,10 @@ class Rdict(FamilyAccess):
         owner = self._record.owner
         self._record.live
         owner.check_writable("drop_column_family()")
-        self._check_family(name)
         if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
             raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
         with owner.lock:
+            self._check_family(name)
             self._release_family(name)
             _engine.call(self._main._record.live.drop_column_family, name)
             owner.families.discard(name)
@@ -279,9 +287,9 @@ class Rdict(FamilyAccess):
     def _release_family(self, name: str) -> None:
         """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
         deadline = time.monotonic() + _DROP_SECONDS
-        for record in reversed(tuple(self._record.owner.children.values())):
+        for record in reversed(_registry.in_order(self._record.owner.children)):
             if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
-                natives = [record.native]
+                natives = _engine.natives_in(record.native)
                 release(record, Reason.FAMILY_DROPPED)
                 wait_until_unused(natives, deadline)
 
@@ -349,10 +357,10 @@ class Rdict(FamilyAccess):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = opened.failed(error)
         else:
-            if not owner.closing:
+            if opened.reason is None and not owner.closing:
                 return snapshot
             failure = opened.failed(opened.closed_error())
-        raise failure
+        _engine.throw(failure)
 
     def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
         if isinstance(column_families, str):
@@ -406,6 +414,13 @@ class Rdict(FamilyAccess):
         main = self._main
         bulk._prepare(main, record.owner, label, self._raw, main._new_batch, main._write_native, flush_bytes)
         return bulk
+
+    def _name_default_family(self, native: Any) -> None:
+        """Tell a native batch the default column family by its handle."""
+        _engine.call(lambda: native.set_default_column_family(self._default_handle()))
+
+    def _default_handle(self) -> Any:
+        return self._record.live.get_column_family_handle(_engine.DEFAULT_FAMILY)
 
     def _new_batch(self) -> Any:
         native = _engine.new_batch(self._raw)
@@ -480,21 +495,23 @@ class Rdict(FamilyAccess):
     def handles(self) -> tuple[HandleInfo, ...]:
         """Return the open handles of this database, oldest first."""
         self._record.live
-        records = tuple(self._record.owner.children.values())
+        records = _registry.in_order(self._record.owner.children)
         return inspection.handle_infos(record for record in records if record.kind != "database")
 
     def memory(self) -> MemoryUsage:
         """Return what the database holds in memory and on disk, summed over its column families."""
         main = self._main._record
-        families = [_engine.call(main.live.get_column_family, name) for name in self.column_families]
-        return inspection.memory_usage(families)
+        with main.owner.lock:  # so that no close comes in between
+            return _engine.call(lambda: inspection.memory_usage(main.live, self.column_families))  # type: ignore[no-any-return]
 
     def audit(self) -> AuditReport:
         """Compare the open handles with RocksDB's own counts.
 
         Open with `statistics=True` for the iterators; without it the report says that they were not checked.
         """
-        return inspection.audit(self._record.owner, self._main._record.live)
+        main = self._main._record
+        with main.owner.lock:
+            return _engine.call(lambda: inspection.audit(main.owner, main.live))  # type: ignore[no-any-return]
 
     # ---- databases that are not open
 
@@ -528,6 +545,11 @@ class Rdict(FamilyAccess):
     def list_cf(path: str, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
         return _engine.list_families(text_path(path), options)
+
+
+def _note_failure(error: BaseException, failure: Exception) -> None:
+    """Attach a failure at the end of a `with` block to the exception that the body is leaving with."""
+    add_note(error, f"besides, leaving the 'with' block failed: {failure}")
 
 
 def _check_name(name: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rocksdict as _native
@@ -142,6 +143,7 @@ _REFINEMENTS: tuple[tuple[str, type[EngineError]], ...] = (
     ("should have raw_mode=", errors.ModeMismatchError),
     ("Invalid column family: ", errors.ColumnFamilyNotFoundError),
     ("use `create_cf` to creat it", errors.ColumnFamilyNotFoundError),
+    ("Cannot call this method without first", errors.InvalidArgumentError),
     ("(os error ", errors.IOFailedError),
 )
 _SUBCODES = (
@@ -205,21 +207,45 @@ def _foreign_traceback(error: BaseException) -> TracebackType | None:
 
 
 def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
-    if text not in ("Already borrowed", "Already mutably borrowed"):
+    if text == "Already mutably borrowed":  # only a close holds it so while others run
+        return DatabaseClosedError("DB instance already closed: the database is being closed by another thread")
+    if text != "Already borrowed":
         return error
     return errors.ConcurrentUseError(f"{text}: another call is using the same native object; open one for each thread")
 
 
-def failure(error: BaseException) -> BaseException:
+def failure(error: BaseException) -> list[BaseException]:
     """Return what to raise for an error of a native call: typed, and holding nothing native.
 
     A traceback keeps its frames, and frames keep what their variables refer to. An iterator in
     one would keep the database open past its close, for as long as the error is being handled
-    (D5). So the frames of this package are taken out, and the caller raises outside its `except`
-    block, from a frame without native objects, so that the original is not kept as context.
+    (D5). So the frames of this package are taken out or cleared, and the caller raises outside
+    its `except` block, so that the original is not kept as context, from a frame without native
+    objects, by `throw`.
     """
     translated = translate(error)
-    return translated if translated is not error else error.with_traceback(_foreign_traceback(error))
+    if translated is not error:
+        return [translated]
+    foreign = _foreign_traceback(error)
+    if foreign is not None:  # a caller's `loads`: its frame keeps ours by `f_back`
+        _clear_frames(error.__traceback__, foreign)
+    return [error.with_traceback(foreign)]
+
+
+def _clear_frames(traceback: TracebackType | None, end: TracebackType) -> None:
+    while traceback is not None and traceback is not end:
+        with suppress(RuntimeError):  # still running: the caller of `failure`
+            traceback.tb_frame.clear()
+        traceback = traceback.tb_next
+
+
+def throw(found: list[BaseException]) -> NoReturn:
+    """Raise an error out of a list, which is then empty.
+
+    A frame whose variable refers to the error that it raises is kept by that error for ever, or
+    until the collector runs; and with it all that its other variables refer to.
+    """
+    raise found.pop()
 
 
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -229,7 +255,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     except BaseException as error:  # noqa: BLE001 - raised below, see `failure`
         found = failure(error)
     del function, args, kwargs
-    raise found
+    throw(found)
 
 
 # --------------------------------------------------------------------------- open
@@ -436,6 +462,8 @@ def close_native(rdict: Any, deadline: float) -> None:
         try:
             call(rdict.close)
         except DatabaseClosedError:
+            return
+        except errors.ShutdownError:  # background work was cancelled, and so the last flush was too
             return
         except errors.ConcurrentUseError:
             if time.monotonic() >= deadline:

@@ -191,7 +191,7 @@ class SstFileWriter(Handle[SstRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def __delitem__(self, key: Key) -> None:
         try:
@@ -200,7 +200,7 @@ class SstFileWriter(Handle[SstRecord]):
             failure = _engine.failure(error)
         else:
             return
-        raise failure
+        _engine.throw(failure)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError, add_note
+from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -60,10 +60,11 @@ class HandleRecord(Record):
             raise AttributeError(name)
         if self.reason is not None:
             return self.after_release()
-        if self.state is ENTERED or self.native is None:  # parked by a close that is draining calls
+        if self.owner.closing or self.native is None:
             raise self.closed_error()
         self.before_entering()
-        return self.enable(USED)
+        self.start(USED)
+        return self.live
 
     def acquire(self, acquire: Callable[[], Any]) -> None:
         """Acquire the native object for this record, which is in the registry already.
@@ -81,26 +82,39 @@ class HandleRecord(Record):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = self.failed(error)
         else:
-            if not self.owner.closing:
+            if self.reason is None and not self.owner.closing:
                 return
             failure = self.failed(self.closed_error())
-        raise failure
+        _engine.throw(failure)
 
-    def failed(self, error: BaseException) -> BaseException:
-        """Undo an opening that failed, and return what to raise."""
+    def failed(self, error: BaseException) -> list[BaseException]:
+        """Undo an opening that failed, and return what to `throw`."""
         with suppress(Exception):  # the error that made the opening fail is the one to tell
             release(self, Reason.ABANDONED)
+        self.native = None  # whoever released the record first found nothing to drop
         return _engine.failure(error)
 
     def before_entering(self) -> None:
         """Decide on a use without `with`; the policy does, unless a kind of handle needs none."""
         _guard.unscoped(self)
 
-    def enable(self, state: State) -> Any:
-        """Make the handle usable."""
+    def start(self, state: State) -> None:
+        """Make the handle usable, unless a release or close came first.
+
+        Those set `reason` or `closing` and then unset `live`; here `live` is set first and then
+        those are looked at. So whoever comes second sees the other, and `live` ends up unset.
+        """
         self.state = state
-        self.live = live = self.activate()
-        return live
+        self.live = self.native if self.is_plain else self.activate()
+        if self.reason is not None or self.owner.closing:
+            raise self.too_late()
+
+    def too_late(self) -> HandleClosedError:
+        """Undo `start` after a release or close, and return the error to raise."""
+        self.disable()
+        if self.reason is not None:
+            self.state = RELEASED
+        return self.closed_error()
 
     def disable(self) -> Any:
         """Let no new call start; return what calls went through, or None if the handle was not in use."""
@@ -163,23 +177,24 @@ _get_live: Callable[[HandleRecord], Any] = HandleRecord.__dict__["live"].__get__
 def release(record: HandleRecord, reason: Reason) -> bool:
     """Release a handle; True for the one caller who did, False if it was released already.
 
-    Safe from any thread and from finalizers.
+    Safe from any thread and from finalizers. The record leaves its owner last, once nothing
+    native is left of it: so a close that runs meanwhile sees a release that is still under way.
     """
     if records.pop(record.id, None) is None:  # atomic: one of all racing callers goes on
         return False
-    record.owner.children.pop(record.id, None)
     record.reason = reason
     record.state = RELEASED
-    if record.disposes:
-        live = record.disable()
-        native, record.native = record.native, None
-        record.dispose(native, live)
-        return True
-    try:  # `suppress` would take as long as the whole release  # noqa: SIM105
-        del record.live
-    except AttributeError:  # never used
-        pass
-    record.native = None
+    try:
+        if record.disposes:
+            record.dispose(record.native, record.disable())
+        else:
+            try:  # `suppress` would take as long as the rest of the release  # noqa: SIM105
+                del record.live
+            except AttributeError:  # never used
+                pass
+    finally:
+        record.native = None
+        record.owner.children.pop(record.id, None)
     return True
 
 
@@ -214,10 +229,13 @@ class Handle(Generic[RecordT]):
 
     def __enter__(self) -> Self:
         record = self._record
-        if record.state is OPEN and not record.owner.closing:
+        if record.state is OPEN:
+            # As in `start`, written out: one call less for each handle.
             record.state = ENTERED
             record.live = record.native if record.is_plain else record.activate()
-            return self
+            if record.reason is None and not record.owner.closing:
+                return self
+            raise record.too_late()
         if record.state is USED:
             record.state = ENTERED
             return self
@@ -254,10 +272,3 @@ def open_handle(handle: Handle[RecordT], parent: Any, record: RecordT) -> Record
     handle._parent = parent
     handle._record = record
     return record
-
-
-def tell_or_note(error: BaseException | None, failure: Exception) -> None:
-    """Raise a failure of a `with` block's end, or attach it to the body's own exception."""
-    if error is None:
-        raise failure
-    add_note(error, f"besides, leaving the 'with' block failed: {failure}")

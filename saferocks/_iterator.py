@@ -166,7 +166,11 @@ def _join(record: HandleRecord) -> None:
 
 
 def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
-    rows, cursor = record.native
+    view = record.native
+    if view is None:  # released before the first row; the tail says so
+        return
+    rows, cursor = view
+    del view
     row = NOTHING
     try:
         for row in rows:
@@ -177,14 +181,19 @@ def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
+        del rows, cursor  # before the release, which leaves nothing native behind
         release(record, EXHAUSTED)
         return
     del rows, cursor
-    raise failure
+    _engine.throw(failure)
 
 
 def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
-    rows, cursor = record.native
+    view = record.native
+    if view is None:  # released before the first row; the tail says so
+        return
+    rows, cursor = view
+    del view
     row = NOTHING
     try:
         for row in rows:
@@ -195,14 +204,19 @@ def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
+        del rows, cursor  # before the release, which leaves nothing native behind
         release(record, EXHAUSTED)
         return
     del rows, cursor
-    raise failure
+    _engine.throw(failure)
 
 
 def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
-    rows, cursor = record.native
+    view = record.native
+    if view is None:
+        return
+    rows, cursor = view
+    del view
     bounds, keys, part = record.bounds, record.method == "keys", record.method in _PARTS
     outside = bounds.below() if record.backwards else bounds.above()
     skip = bounds.above() if record.backwards else None  # the exclusive bound that was sought
@@ -225,10 +239,11 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
+        del rows, cursor  # before the release, which leaves nothing native behind
         release(record, EXHAUSTED)
         return
     del rows, cursor
-    raise failure
+    _engine.throw(failure)
 
 
 def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
@@ -260,14 +275,14 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
         release(record, EXHAUSTED)
         return
     del pinned, place
-    raise failure
+    _engine.throw(failure)
 
 
-def _failed(record: ScanRecord, error: BaseException) -> BaseException:
-    """Remember why a scan ended early, and return what to raise."""
+def _failed(record: ScanRecord, error: BaseException) -> list[BaseException]:
+    """Remember why a scan ended early, and return what to `throw`."""
     failure = _engine.failure(error)
-    if isinstance(failure, Exception):
-        record.failure = failure
+    if isinstance(failure[0], Exception):
+        record.failure = failure[0]
     else:
         record.failure = IncompleteError(
             f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7
@@ -361,13 +376,22 @@ class RdictEntities(Scan[tuple[Any, list[tuple[Any, Any]]]]):
 
 
 class CursorRecord(HandleRecord):
-    """The record of a cursor without bounds."""
+    """The record of a cursor without bounds.
 
-    __slots__ = ()
+    Attributes:
+        moving: Held while the cursor moves. A step is two native calls, a look whether there is a
+            row and the step itself; a second thread in between could make the step crash (D21).
+    """
+
+    __slots__ = ("moving",)
 
     kind = "iterator"
-    depth = 3
+    depth = 4
     is_plain = True
+
+    def __init__(self, owner: Owner, label: str | None) -> None:
+        self.moving = threading.Lock()
+        Record.__init__(self, owner, label)
 
     @property
     def remedy(self) -> str:
@@ -384,6 +408,7 @@ class BoundedCursorRecord(CursorRecord):
 
     def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
         self.bounds = bounds
+        self.moving = threading.Lock()
         Record.__init__(self, owner, label)
 
     def activate(self) -> Any:
@@ -453,11 +478,11 @@ class RdictIter(Handle[CursorRecord]):
 
     def seek_to_first(self) -> None:
         """Go to the first row (`SeekToFirst`)."""
-        _engine.call(self._record.live.seek_to_first)
+        self._move("seek_to_first")
 
     def seek_to_last(self) -> None:
         """Go to the last row (`SeekToLast`)."""
-        _engine.call(self._record.live.seek_to_last)
+        self._move("seek_to_last")
 
     def seek(self, key: Key) -> None:
         """Go to the first row at or after `key` (`Seek`).
@@ -465,7 +490,7 @@ class RdictIter(Handle[CursorRecord]):
         Raises:
             TypeError: If the database cannot hold such a key.
         """
-        _engine.call(self._record.live.seek, key)
+        self._move("seek", key)
 
     def seek_for_prev(self, key: Key) -> None:
         """Go to the last row at or before `key` (`SeekForPrev`).
@@ -473,7 +498,7 @@ class RdictIter(Handle[CursorRecord]):
         Raises:
             TypeError: If the database cannot hold such a key.
         """
-        _engine.call(self._record.live.seek_for_prev, key)
+        self._move("seek_for_prev", key)
 
     def next(self) -> None:
         """Go to the next row (`Next`).
@@ -481,9 +506,19 @@ class RdictIter(Handle[CursorRecord]):
         Raises:
             InvalidArgumentError: If the cursor is not on a row.
         """
-        if not self._record.live.valid():  # D21: rocksdict crashes the process here
-            raise self._off_the_rows("next")
-        _engine.call(self._record.live.next)
+        record = self._record
+        if not record.moving.acquire(False):
+            raise self._in_use()
+        try:
+            if record.live.valid():  # D21: off the rows, rocksdict crashes the process
+                record.live.next()
+                return
+            failure = [self._off_the_rows("next")]
+        except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            failure = _engine.failure(error)
+        finally:
+            record.moving.release()
+        _engine.throw(failure)
 
     def prev(self) -> None:
         """Go to the previous row (`Prev`).
@@ -491,9 +526,39 @@ class RdictIter(Handle[CursorRecord]):
         Raises:
             InvalidArgumentError: If the cursor is not on a row.
         """
-        if not self._record.live.valid():  # D21
-            raise self._off_the_rows("prev")
-        _engine.call(self._record.live.prev)
+        record = self._record
+        if not record.moving.acquire(False):
+            raise self._in_use()
+        try:
+            if record.live.valid():  # D21
+                record.live.prev()
+                return
+            failure = [self._off_the_rows("prev")]
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        finally:
+            record.moving.release()
+        _engine.throw(failure)
+
+    def _move(self, method: str, *arguments: Any) -> None:
+        record = self._record
+        if not record.moving.acquire(False):
+            raise self._in_use()
+        try:
+            getattr(record.live, method)(*arguments)
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        finally:
+            record.moving.release()
+        _engine.throw(failure)
+
+    def _in_use(self) -> ConcurrentUseError:
+        where = _registry.format_site(self._record.site)
+        return ConcurrentUseError(
+            f"iterator opened at {where} is being moved by another thread; open one for each thread"
+        )
 
     def key(self) -> Key:
         """Return the key of the row, or None off the rows."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _registry
+from saferocks import _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
@@ -18,10 +17,6 @@ if TYPE_CHECKING:
 
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
-
-
-#: How long the release of a column family waits for calls that still use it.
-_LAST_CALLS_SECONDS = 30.0
 
 
 class DatabaseOwner(Owner):
@@ -84,7 +79,7 @@ class FamilyRecord(HandleRecord):
 
     kind = "column_family"
     guarded = False
-    disposes = True
+    disposes = True  # of `sink`
     owner: DatabaseOwner
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
@@ -120,12 +115,6 @@ class FamilyRecord(HandleRecord):
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""
         self.live = self.activate()
-
-    def dispose(self, native: Any, live: Any) -> None:
-        """Close the native column family, so that a call on its way in finds it closed (D5, D19)."""
-        del live
-        if self.is_table and native is not None:
-            _engine.close_native(native, time.monotonic() + _LAST_CALLS_SECONDS)
 
     def closed_error(self) -> HandleClosedError:
         """Return the error for a use after release."""

@@ -186,9 +186,22 @@ def _frames(frame: FrameType | None) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def snapshot() -> tuple[Record, ...]:
+def snapshot() -> list[Record]:
     """Return one consistent copy of all open records, oldest first."""
-    return tuple(records.values())
+    return in_order(records)
+
+
+def in_order(some: dict[int, Record]) -> list[Record]:
+    """Return a copy of records, oldest first.
+
+    `list` makes room before it looks at the dict, so a collection that this triggers has removed
+    what it removes by then; `tuple` does it the other way round, and fails. Two threads that open
+    at the same moment may insert in the other order than they have got their numbers: hence the
+    sort, which takes no time over what is sorted but for that.
+    """
+    found = list(some.values())
+    found.sort(key=lambda record: record.id)
+    return found
 
 
 def format_site(site: Site) -> str:

@@ -41,7 +41,7 @@ class SnapshotRecord(HandleRecord):
         """Release the snapshot's scans, youngest first, and then its cursors."""
         for _, pinned in native or ():
             if pinned is not None:
-                for user in reversed(tuple(pinned.users.values())):
+                for user in reversed(list(pinned.users.values())):
                     release(user, Reason.SNAPSHOT_RELEASED)
                 pinned.native = None
 
@@ -104,7 +104,7 @@ class SnapshotReads(Scans):
             if type(error) is Exception and error.args == (_MISSING,):  # D13: no KeyError
                 return NOTHING
             failure = _engine.failure(error)
-        raise failure
+        _engine.throw(failure)
 
     def _pinned(self) -> PinnedCursor:
         """Return the shared cursor of this column family, to be acquired by a scan."""

@@ -141,8 +141,9 @@ def heap_used() -> int | None:
 _CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")
 
 
-def memory_usage(families: list[Any]) -> MemoryUsage:
-    """Sum up what the native column families hold."""
+def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
+    """Sum up what the column families of a native database hold."""
+    families = [rdict.get_column_family(name) for name in names]
 
     def total(name: str) -> int:
         return sum(family.property_int_value(name) or 0 for family in families)
@@ -164,19 +165,26 @@ def memory_usage(families: list[Any]) -> MemoryUsage:
     )
 
 
+_AUDIT_ATTEMPTS = 50
+_AUDIT_PAUSE = 0.001
+
+
 def audit(owner: DatabaseOwner, rdict: Any) -> AuditReport:
-    """Compare the registry with RocksDB, again if other threads opened or released meanwhile."""
-    report = _compare(owner, rdict)
-    for _ in range(_engine.VIEW_ATTEMPTS):
-        again = _compare(owner, rdict)
-        if report.ok or again == report:
-            return again
-        report = again
-    return report
+    """Compare the registry with RocksDB; again for a while if they disagree.
+
+    Other threads may be opening and releasing: a native object is there a moment before its
+    record shows it. Only what still disagrees after all attempts is reported.
+    """
+    for _ in range(_AUDIT_ATTEMPTS):
+        report = _compare(owner, rdict)
+        if report.ok:
+            return report
+        time.sleep(_AUDIT_PAUSE)
+    return _compare(owner, rdict)
 
 
 def _compare(owner: DatabaseOwner, rdict: Any) -> AuditReport:
-    records = tuple(owner.children.values())
+    records = _registry.in_order(owner.children)
     natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
     live = _engine.live_iterators(owner.options)
     unchecked = ("iterators: open with statistics=True to have RocksDB count them",) if live is None else ()
