@@ -104,16 +104,6 @@ def error_of(function: Callable[[Any], Any], argument: Any) -> Exception:
     raise AssertionError("nothing was raised")
 
 
-def test_d05_held_errors_of_all_kinds_do_not_hold_the_path(path: str, lenient_db: saferocks.Rdict) -> None:
-    """After the close the path can be opened at once while errors of every kind of call are being held."""
-    held = [error_of(failure, lenient_db) for failure in FAILURES.values()]
-    lenient_db.close()
-    with saferocks.open(path) as again:
-        assert again[b"k00"] == b"v"
-    assert all(error.__traceback__ is not None for error in held)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAILURES)
 def test_d05_a_held_error_does_not_hold_the_path(path: str, lenient_db: saferocks.Rdict, kind: str) -> None:
     """After the close the path can be opened at once while an error of a call is still being held."""
@@ -124,7 +114,6 @@ def test_d05_a_held_error_does_not_hold_the_path(path: str, lenient_db: saferock
     assert held.__traceback__ is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAILURES)
 def test_d05_the_path_reopens_while_an_error_is_being_handled(
     path: str, lenient_db: saferocks.Rdict, kind: str
