@@ -1,0 +1,81 @@
+"""Bare rocksdict, as the raw legs and the benchmark use it; the only module here that imports it."""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import rocksdict
+
+from stress.probe import Probe
+from stress.workload import configure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WriteBatch = rocksdict.WriteBatch
+
+_TICKER = re.compile(r"^rocksdb\.num\.iterator\.(created|deleted) COUNT : (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class RawDatabase:
+    """A bare database, and what the buggy program on it has kept.
+
+    Attributes:
+        db: The database.
+        options: What it was opened with; its statistics are read through them.
+        kept: The native objects that were never released, with the times of their opening.
+    """
+
+    db: rocksdict.Rdict
+    options: rocksdict.Options
+    kept: list[tuple[float, Any]] = field(default_factory=list)
+
+    def keep(self, native: object) -> None:
+        """Forget to release a native object: a list somewhere holds it for ever."""
+        self.kept.append((time.monotonic(), native))
+
+    def live_iterators(self) -> int:
+        """Return RocksDB's own count of live iterators."""
+        counts = dict(_TICKER.findall(self.options.get_statistics() or ""))
+        return int(counts.get("created", 0)) - int(counts.get("deleted", 0))
+
+    def ages(self) -> list[float]:
+        """Return for how many seconds each kept object has been open."""
+        now = time.monotonic()
+        return [now - opened for opened, _ in self.kept]
+
+    def probe(self, start: bytes) -> Probe:
+        """Return what the sampler reads, with a scan from `start` to be timed."""
+        return Probe(self.db, self.live_iterators, self.ages, lambda rows: self._scan(start, rows))
+
+    def _scan(self, start: bytes, rows: int) -> int:
+        return sum(1 for _ in islice(self.db.items(from_key=start), rows))
+
+
+@contextmanager
+def open_raw(path: str) -> Iterator[RawDatabase]:
+    """Open a bare database for a raw leg; what was kept is dropped at the end."""
+    options = configure(rocksdict.Options(raw_mode=True))
+    options.enable_statistics()
+    database = RawDatabase(rocksdict.Rdict(path, options), options)
+    try:
+        yield database
+    finally:
+        database.kept.clear()
+        database.db.close()
+
+
+@contextmanager
+def open_plain(path: str) -> Iterator[rocksdict.Rdict]:
+    """Open a bare raw-mode database with rocksdict's own settings, for the benchmark."""
+    database = rocksdict.Rdict(path, rocksdict.Options(raw_mode=True))
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,71 @@
+"""What a scenario is, and which there are: every module in `stress.scenarios` that has a SCENARIO."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stress import scenarios
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stress.leg import Leg
+
+LEGS = ("raw", "guarded", "scoped")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One bug, written three times.
+
+    Attributes:
+        name: As on the command line.
+        summary: The bug, in one line.
+        raw: The bug on bare rocksdict.
+        guarded: The same bug on saferocks.
+        scoped: The right code on saferocks.
+        planted: The signals in which the raw leg must be seen to leak.
+        opener: The function of the guarded leg whose handles escape.
+        opening: The text of the opening in it, which the guard has to name the line of.
+    """
+
+    name: str
+    summary: str
+    raw: Callable[[Leg], None]
+    guarded: Callable[[Leg], None]
+    scoped: Callable[[Leg], None]
+    planted: tuple[str, ...]
+    opener: Callable[..., Any]
+    opening: str
+
+    def run(self, leg: Leg) -> None:
+        """Run the leg of this scenario that has this name."""
+        {"raw": self.raw, "guarded": self.guarded, "scoped": self.scoped}[leg.name](leg)
+
+    @property
+    def opening_line(self) -> str:
+        """The `file:line` that the guard has to name.
+
+        Raises:
+            LookupError: If the opening's text is not on exactly one line of the opener.
+        """
+        lines, first = inspect.getsourcelines(self.opener)
+        found = [number for number, line in enumerate(lines, first) if self.opening in line]
+        if len(found) != 1:
+            raise LookupError(f"{self.opening!r} is on {len(found)} lines of {self.opener.__qualname__}, not on one")
+        return f"{self.opener.__code__.co_filename}:{found[0]}"
+
+
+@cache
+def all_scenarios() -> dict[str, Scenario]:
+    """Return every scenario by name, in alphabetical order."""
+    found: dict[str, Scenario] = {}
+    for module in pkgutil.iter_modules(scenarios.__path__):
+        scenario: Scenario = importlib.import_module(f"{scenarios.__name__}.{module.name}").SCENARIO
+        found[scenario.name] = scenario
+    return dict(sorted(found.items()))

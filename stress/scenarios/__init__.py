@@ -1,0 +1,1 @@
+"""The scenarios, a module each; a module is found by being here."""

@@ -1,0 +1,96 @@
+"""What every leg does to its database, and the settings that make a few seconds tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import saferocks
+
+if TYPE_CHECKING:
+    import random
+
+OptionsT = TypeVar("OptionsT", bound=saferocks.Options)
+
+ROWS = 20_000
+VALUE_BYTES = 100
+QUEUE = b"queue/"
+_WRITES = 400
+_JOBS = 100
+
+_MEMTABLE_BYTES = 256 << 10
+_CACHE_BYTES = 256 << 10
+_OPEN_FILES = 256
+
+
+class Writable(Protocol):
+    """What rocksdict's database and saferocks' have in common for writing."""
+
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+
+    def __delitem__(self, key: Any, /) -> None: ...
+
+
+def configure(options: OptionsT) -> OptionsT:
+    """Make memtables, cache and table cache small.
+
+    Then memtables turn over many times in a short run, so that what pins them shows, and the
+    caches are full before the warm-up is over, so that their filling does not look like a leak.
+    """
+    options.create_if_missing(True)
+    options.set_write_buffer_size(_MEMTABLE_BYTES)
+    options.set_max_open_files(_OPEN_FILES)
+    tables = saferocks.BlockBasedOptions()
+    tables.set_block_cache(saferocks.Cache(_CACHE_BYTES))
+    options.set_block_based_table_factory(tables)
+    return options
+
+
+def row_key(number: int) -> bytes:
+    """Return the key of a row that is overwritten."""
+    return b"row/%08d" % number
+
+
+def job_key(number: int) -> bytes:
+    """Return the key of a job in the queue."""
+    return QUEUE + b"%012d" % number
+
+
+class Workload:
+    """Overwrites the same rows at random, and works off a queue: jobs are added and deleted.
+
+    The queue is what long-held snapshots make slow: the marks of deleted jobs cannot be dropped,
+    and a look at its head has to pass them all.
+
+    Args:
+        db: The database to write to.
+        random: The source of everything random.
+    """
+
+    def __init__(self, db: Writable, random: random.Random) -> None:
+        self._db = db
+        self._random = random
+        self._head = 0
+        self._tail = 0
+
+    def fill(self) -> None:
+        """Write every row once, and as many jobs."""
+        for number in range(ROWS):
+            self._db[row_key(number)] = self._value()
+        self._add_jobs(ROWS)
+
+    def step(self) -> None:
+        """Overwrite some rows, finish the oldest jobs and add as many."""
+        for _ in range(_WRITES):
+            self._db[row_key(self._random.randrange(ROWS))] = self._value()
+        for number in range(self._head, self._head + _JOBS):
+            del self._db[job_key(number)]
+        self._head += _JOBS
+        self._add_jobs(_JOBS)
+
+    def _add_jobs(self, count: int) -> None:
+        for number in range(self._tail, self._tail + count):
+            self._db[job_key(number)] = self._value()
+        self._tail += count
+
+    def _value(self) -> bytes:
+        return self._random.randbytes(VALUE_BYTES)
