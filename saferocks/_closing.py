@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _guard, _registry
 from saferocks._cursor import PinnedCursor
 from saferocks._handle import release, wait_until_unused
-from saferocks._owner import FamilyRecord
 from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
     from saferocks._guard import Tally
     from saferocks._handle import HandleRecord
-    from saferocks._owner import DatabaseOwner
+    from saferocks._owner import DatabaseOwner, FamilyRecord
 
 #: How long a release at the end of a close waits for a thread that is just leaving a call.
 _LAST_CALLS_SECONDS = 5.0
@@ -60,9 +59,7 @@ def _drain(owner: DatabaseOwner, deadline: float) -> None:
         parked += (child.disable() for child in children)
         _wait_for_openings(owner, deadline)
         for child in children:
-            # Only these are called without the interpreter lock; other calls are over by now, or nearly.
-            if isinstance(child, FamilyRecord) and child.is_table:
-                _wait_while_busy(child, deadline)
+            _wait_while_busy(child, deadline)
     except BaseException:  # KeyboardInterrupt too: the database stays open and usable
         owner.closing = False
         _put_back(children, parked)
@@ -77,8 +74,8 @@ def _put_back(children: list[HandleRecord], parked: list[Any]) -> None:
             child.enable_again(live)
 
 
-def _wait_while_busy(record: FamilyRecord, deadline: float) -> None:
-    while record.native is not None and _engine.is_busy(record.native):
+def _wait_while_busy(record: HandleRecord, deadline: float) -> None:
+    while record.reason is None and record.is_busy():
         if time.monotonic() >= deadline:
             raise _engine.still_running()
         time.sleep(_PAUSE)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's

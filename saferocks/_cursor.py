@@ -137,6 +137,10 @@ class PinnedCursor:
         self._owner = 0
         self._lock.release()
 
+    def is_locked(self) -> bool:
+        """Tell whether a call is using the cursor."""
+        return self._lock.locked()
+
     def at(self, holder: object) -> bool:
         """Tell whether the position is the one `holder` left; call under the lock."""
         return self._holder is holder

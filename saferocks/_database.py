@@ -12,7 +12,7 @@ from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_han
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import open_handle, release, wait_until_unused
+from saferocks._handle import note_failure, open_handle, release, wait_until_unused
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
@@ -24,7 +24,6 @@ from saferocks.errors import (
     LeakedHandlesError,
     ModeMismatchError,
     NotSupportedError,
-    add_note,
 )
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class Rdict(FamilyAccess):
         except Exception as failure:
             if error is None:
                 raise
-            _note_failure(error, failure)
+            note_failure(error, failure)
             return
         events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
         leaks = _guard.take_leaks(owner)
@@ -198,13 +197,13 @@ class Rdict(FamilyAccess):
         except Exception as failure:
             if error is None:
                 raise
-            _note_failure(error, failure)
+            note_failure(error, failure)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._record.kind == "column_family":
-            release(self._record, Reason.EXITED)
+            super().__exit__(kind, error, traceback)
         else:
             self._close(error, False)
 
@@ -545,11 +544,6 @@ class Rdict(FamilyAccess):
     def list_cf(path: str, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
         return _engine.list_families(text_path(path), options)
-
-
-def _note_failure(error: BaseException, failure: Exception) -> None:
-    """Attach a failure at the end of a `with` block to the exception that the body is leaving with."""
-    add_note(error, f"besides, leaving the 'with' block failed: {failure}")
 
 
 def _check_name(name: Any) -> None:

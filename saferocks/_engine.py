@@ -451,6 +451,20 @@ def is_busy(rdict: Any) -> bool:
     return False
 
 
+def is_busy_cursor(cursor: Any) -> bool:
+    """Tell whether a call is inside a native cursor, which only decoders written in Python let happen.
+
+    Seeking needs the cursor to itself, and so fails then; otherwise it refuses None as a key.
+    """
+    try:
+        cursor.seek(None)
+    except RuntimeError:
+        return True
+    except Exception:  # noqa: BLE001 - a KeyError or plain Exception, by the mode of the database
+        return False
+    return False
+
+
 def close_native(rdict: Any, deadline: float) -> None:
     """Close a native database or column family, waiting for calls that still use it (D6).
 

@@ -111,11 +111,10 @@ class SstRecord(HandleRecord):
         """A writer without an unfinished file has lost nothing by being dropped."""
         return None if self.path is None else super().escape()
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def dispose(self, native: Any) -> None:
         """Remove the unfinished file: ingested, it would be reported as corrupt (D17)."""
         path, self.path = self.path, None
         if path is not None:
-            del native, live
             with suppress(OSError):  # it may be gone, with its directory
                 os.unlink(path)
 

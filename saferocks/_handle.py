@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError
+from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError, add_note
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -143,8 +143,12 @@ class HandleRecord(Record):
         why = (self.reason or Reason.DATABASE_CLOSED).value
         return HandleClosedError(f"{self.kind} opened at {where} was released {why}; open it inside '{self.remedy}'")
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""
+
+    def is_busy(self) -> bool:
+        """Tell whether a call is inside the native object; asked while no new one can start."""
+        return False
 
     def collected(self) -> None:
         """Release and report a handle that was collected while open; runs in finalizers."""
@@ -186,7 +190,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     record.state = RELEASED
     try:
         if record.disposes:
-            record.dispose(record.native, record.disable())
+            record.disable()
+            record.dispose(record.native)
         else:
             try:  # `suppress` would take as long as the rest of the release  # noqa: SIM105
                 del record.live
@@ -218,6 +223,11 @@ def wait_until_unused(natives: list[Any], deadline: float) -> None:
             time.sleep(0)  # such calls are short: they hold the interpreter lock
 
 
+def note_failure(error: BaseException, failure: Exception) -> None:
+    """Attach a failure at the end of a `with` block to the exception that the body is leaving with."""
+    add_note(error, f"besides, leaving the 'with' block failed: {failure}")
+
+
 class Handle(Generic[RecordT]):
     """What a user holds: enters, leaves, and reports itself when it escapes."""
 
@@ -247,7 +257,12 @@ class Handle(Generic[RecordT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        release(self._record, EXITED)
+        try:
+            release(self._record, EXITED)
+        except Exception as failure:
+            if error is None:
+                raise
+            note_failure(error, failure)
 
     def __del__(self) -> None:
         try:

@@ -9,6 +9,7 @@ accordingly: so a scan that was cut short never looks finished (D4), and goes on
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -23,6 +24,7 @@ from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError, Inv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from saferocks._ordering import Bounds, Key
     from saferocks._registry import Owner
@@ -73,9 +75,10 @@ class ScanRecord(HandleRecord):
     Attributes:
         failure: The error that ended the scan, raised again by every later use.
         reader: The thread that iterates; a second one would find the generator running.
+        rows: The generator of the rows; None until the scan is entered, and once it is over.
     """
 
-    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader")
+    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows")
 
     kind = "iterator"
     depth = 4
@@ -90,6 +93,7 @@ class ScanRecord(HandleRecord):
         self.from_key = from_key
         self.failure: BaseException | None = None
         self.reader: int | None = None
+        self.rows: Any = None
         Record.__init__(self, owner, label)
 
     @property
@@ -103,9 +107,19 @@ class ScanRecord(HandleRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator of the rows."""
+        rows = self.generate()
+        self.rows = rows
+        return rows
+
+    def generate(self) -> Generator[Any, None, None]:
+        """Choose the generator."""
         if self.bounds.is_open:
             return _part_rows(self) if self.method in _PARTS else _whole_rows(self)
         return _bounded_rows(self)
+
+    def is_busy(self) -> bool:
+        """Tell whether a thread is taking a row."""
+        return self.rows is not None and bool(self.rows.gi_running)
 
     def after_release(self) -> Any:
         """A scan that is complete stays complete."""
@@ -113,18 +127,21 @@ class ScanRecord(HandleRecord):
             return iter(())
         return super().after_release()
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def dispose(self, native: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
-        if live is None or self.reason is EXHAUSTED:  # then the generator itself is releasing
+        rows, self.rows = self.rows, None
+        if rows is None or self.reason is EXHAUSTED:  # then it is the generator itself that releases
             return
         deadline = time.monotonic() + _CLOSE_SECONDS
         while True:
             try:
-                live.close()
-            except ValueError:  # "generator already executing": another thread is taking a row
-                if self.reader == threading.get_ident() or time.monotonic() >= deadline:
-                    raise BusyError("Resource busy: the iterator is in use further up this stack", code=11) from None
-                time.sleep(0)
+                rows.close()
+            except ValueError:  # "generator already executing"
+                if _is_on_this_stack(rows) or time.monotonic() >= deadline:
+                    raise BusyError(
+                        "Resource busy: the iterator is taking a row further up this stack", code=11
+                    ) from None
+                time.sleep(0)  # another thread is taking a row
             else:
                 return
 
@@ -133,6 +150,13 @@ class ScanRecord(HandleRecord):
         if self.failure is not None:
             return self.failure.with_traceback(None)
         return StopIteration() if self.reason is EXHAUSTED else self.closed_error()
+
+
+def _is_on_this_stack(rows: Any) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not rows.gi_frame:
+        frame = frame.f_back
+    return frame is not None
 
 
 class SharedScanRecord(ScanRecord):
@@ -145,15 +169,15 @@ class SharedScanRecord(ScanRecord):
         super().acquire(acquire)
         _join(self)
 
-    def activate(self) -> Generator[Any, None, None]:
-        """Return the generator of the rows."""
+    def generate(self) -> Generator[Any, None, None]:
+        """Return the generator that shares the snapshot's cursor."""
         return _pinned_rows(self)
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""
         if native is not None:
             native.users.pop(self.id, None)
-        super().dispose(native, live)
+        super().dispose(native)
 
 
 def _join(record: HandleRecord) -> None:
@@ -309,7 +333,9 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
     """Rows in key order, or in reverse; enter it, then iterate.
 
     It sees the state of the moment at which it was opened. After its release not one more row
-    comes out: the next step raises HandleClosedError.
+    comes out: the next step raises HandleClosedError. It is for one thread at a time: a second one
+    that iterates gets ConcurrentUseError, or from the very same `iter(scan)` Python's own
+    `ValueError: generator already executing`.
     """
 
     __slots__ = ()
@@ -398,6 +424,10 @@ class CursorRecord(HandleRecord):
         """The line to write instead."""
         return "with db.iter() as cursor:"
 
+    def is_busy(self) -> bool:
+        """Tell whether a call is decoding a row."""
+        return self.native is not None and _engine.is_busy_cursor(self.native)
+
 
 class BoundedCursorRecord(CursorRecord):
     """The record of a cursor with bounds."""
@@ -423,6 +453,10 @@ class SharedCursorRecord(BoundedCursorRecord):
 
     disposes = True
 
+    def is_busy(self) -> bool:
+        """Leave the answer to the snapshot."""
+        return False
+
     def acquire(self, acquire: Callable[[], Any]) -> None:
         """Get hold of the snapshot's cursor."""
         super().acquire(acquire)
@@ -433,7 +467,7 @@ class SharedCursorRecord(BoundedCursorRecord):
         cursor = SharedCursor(self.native, self.bounds)
         return cursor if self.bounds.is_open else BoundedCursor(cursor, self.bounds)
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def dispose(self, native: Any) -> None:
         """Let go of the snapshot's cursor."""
         if native is not None:
             native.users.pop(self.id, None)

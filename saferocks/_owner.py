@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _registry
+from saferocks import _engine, _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
@@ -111,6 +111,10 @@ class FamilyRecord(HandleRecord):
         with suppress(AttributeError):  # never used, or another thread was faster
             del self.sink
         return super().disable()
+
+    def is_busy(self) -> bool:
+        """Tell whether a call that let go of the interpreter lock is under way."""
+        return self.is_table and self.native is not None and _engine.is_busy(self.native)
 
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""

@@ -37,7 +37,14 @@ class SnapshotRecord(HandleRecord):
         """The line to write instead."""
         return "with db.snapshot() as snap:"
 
-    def dispose(self, native: Any, live: Any) -> None:
+    def is_busy(self) -> bool:
+        """Tell whether a scan is reading, or a value is being decoded."""
+        return any(
+            (pinned is not None and pinned.is_locked()) or not _engine.is_unused(view, 2)  # the pair, and this loop
+            for view, pinned in self.native or ()
+        )
+
+    def dispose(self, native: Any) -> None:
         """Release the snapshot's scans, youngest first, and then its cursors."""
         for _, pinned in native or ():
             if pinned is not None:
