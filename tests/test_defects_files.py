@@ -1,0 +1,153 @@
+"""D17, the SST file that nobody finished: what saferocks does, and a canary for rocksdict."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import rocksdict
+
+import saferocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+RAW = rocksdict.Options(raw_mode=True)
+
+
+@pytest.fixture
+def bare(path: str) -> Iterator[rocksdict.Rdict]:
+    """A raw database of bare rocksdict."""
+    database = rocksdict.Rdict(path, RAW)
+    yield database
+    with suppress(Exception):
+        database.close()
+
+
+def write_rows(writer: Any) -> None:
+    """Write enough rows for a part of them to be on disk."""
+    for number in range(1000):
+        writer[b"k%05d" % number] = b"%05d" % number * 200
+
+
+def test_d17_an_exception_removes_the_unfinished_file(tmp_path: Path) -> None:
+    """A writer that is left by an exception leaves no file behind."""
+    with pytest.raises(LookupError), saferocks.SstFileWriter(RAW) as writer:
+        writer.open(str(tmp_path / "rows.sst"))
+        write_rows(writer)
+        raise LookupError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_d17_a_clean_exit_finishes_the_file(db: saferocks.Rdict, tmp_path: Path) -> None:
+    """A writer that is left cleanly has finished its file, which can be ingested."""
+    file = str(tmp_path / "rows.sst")
+    with saferocks.SstFileWriter(RAW) as writer:
+        writer.open(file)
+        write_rows(writer)
+    db.ingest_external_file([file])
+    assert db[b"k00999"] == b"00999" * 200
+
+
+def test_d17_a_finished_file_survives_an_exception(db: saferocks.Rdict, tmp_path: Path) -> None:
+    """What was finished stays, whatever happens to the writer afterwards."""
+    file = str(tmp_path / "rows.sst")
+    with pytest.raises(LookupError), saferocks.SstFileWriter(RAW) as writer:
+        writer.open(file)
+        write_rows(writer)
+        writer.finish()
+        raise LookupError
+    db.ingest_external_file([file])
+    assert db[b"k00000"] == b"00000" * 200
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What finalizers could not raise, as it arrives; leaks of earlier tests are forgotten."""
+    saferocks.check()
+    found: list[str] = []
+
+    def hook(args: sys.UnraisableHookArgs) -> None:
+        found.append(f"{type(args.exc_value).__name__}: {args.exc_value}")
+
+    monkeypatch.setattr("sys.unraisablehook", hook)
+    return found
+
+
+def test_d17_a_dropped_writer_is_reported_and_its_file_removed(tmp_path: Path, unraisable: list[str]) -> None:
+    """A writer that is dropped unfinished is a leak: a warning names its line, and its file is removed."""
+    file = tmp_path / "rows.sst"
+    writer = saferocks.SstFileWriter(RAW)
+    writer.__enter__()
+    writer.open(str(file))
+    write_rows(writer)
+    del writer
+    gc.collect()
+    assert len(unraisable) == 1
+    assert unraisable[0].startswith(f"LeakedHandleWarning: sst_writer opened at {__file__}:")
+    assert f"its unfinished file {str(file)!r} was removed" in unraisable[0]
+    assert not file.exists()
+
+
+def test_d17_a_writer_used_without_with_is_reported_too(tmp_path: Path, unraisable: list[str]) -> None:
+    """A writer that was used without `with`, and dropped unfinished, is a leak as well, and its file is removed."""
+    file = tmp_path / "rows.sst"
+    writer = saferocks.SstFileWriter(RAW)
+    with pytest.warns(saferocks.UnscopedHandleWarning, match="SstFileWriter"):
+        writer.open(str(file))
+    write_rows(writer)
+    del writer
+    gc.collect()
+    assert len(unraisable) == 1
+    assert f"its unfinished file {str(file)!r} was removed" in unraisable[0]
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("strict")
+def test_d17_a_strict_program_hears_of_a_dropped_writer_twice(tmp_path: Path, unraisable: list[str]) -> None:
+    """Under the policy `raise`, a dropped writer is reported at once, and raised by the next check."""
+    file = tmp_path / "rows.sst"
+    writer = saferocks.SstFileWriter(RAW)
+    writer.__enter__()
+    writer.open(str(file))
+    del writer
+    gc.collect()
+    assert [text.partition(":")[0] for text in unraisable] == ["LeakedHandlesError"]
+    with pytest.raises(saferocks.LeakedHandlesError, match=r"rows\.sst' was removed"):
+        saferocks.check()
+    assert not file.exists()
+
+
+def test_d17_an_empty_file_cannot_be_finished(tmp_path: Path) -> None:
+    """Leaving a writer whose file has no row raises InvalidArgumentError, and removes the file."""
+    with pytest.raises(saferocks.InvalidArgumentError, match="no entries"), saferocks.SstFileWriter(RAW) as writer:
+        writer.open(str(tmp_path / "rows.sst"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_d17_a_second_open_does_not_abandon_the_first_file(tmp_path: Path) -> None:
+    """A writer refuses a second file while the first is unfinished, and finishes the first."""
+    with saferocks.SstFileWriter(RAW) as writer:
+        writer.open(str(tmp_path / "first.sst"))
+        writer[b"k"] = b"v"
+        with pytest.raises(saferocks.InvalidArgumentError, match=r"has not finished.*call finish\(\) first"):
+            writer.open(str(tmp_path / "second.sst"))
+    assert [file.name for file in tmp_path.iterdir()] == ["first.sst"]
+
+
+def test_d17_canary_an_unfinished_writer_leaves_a_damaged_file(tmp_path: Path, bare: rocksdict.Rdict) -> None:
+    """In rocksdict, a writer that is dropped unfinished leaves a file that is corrupt when it is ingested."""
+    file = tmp_path / "rows.sst"
+    writer = rocksdict.SstFileWriter(RAW)
+    writer.open(str(file))
+    write_rows(writer)
+    del writer
+    with pytest.raises(Exception, match="Bad table magic number"):
+        if file.exists():
+            bare.ingest_external_file([str(file)])
+        pytest.fail("D17 is mended: saferocks' SST writer need not remove its unfinished file")
