@@ -104,6 +104,7 @@ def _started(job: LegJob, directory: str, errors: IO[str]) -> Iterator[subproces
         stderr=errors,
         text=True,
         env=_environment(),
+        cwd=directory,  # what lies about in our own is not to be imported
         start_new_session=True,  # Ctrl-C in the terminal is for us; we end the leg
     )
     _running.add(process)

@@ -116,9 +116,9 @@ def _leg_status(
     if leg == "raw":
         return _raw_status(scenario, judgements)
     status, reason = _flat_status(verdict, judgements)
-    if leg == "scoped" or status is not Status.GREEN:
+    if status is not Status.GREEN:
         return status, reason
-    return _guard_status(scenario.opening_line, data.named)
+    return _guard_status((scenario.opening_line,) if leg == "guarded" else (), data.named)
 
 
 def _raw_status(scenario: Scenario, judgements: tuple[Judgement, ...]) -> tuple[Status, str]:
@@ -138,11 +138,12 @@ def _flat_status(verdict: Verdict, judgements: tuple[Judgement, ...]) -> tuple[S
     return Status.RED if verdict is Verdict.FAIL else Status.INCONCLUSIVE, "; ".join(culprits)
 
 
-def _guard_status(expected: str, named: tuple[str, ...]) -> tuple[Status, str]:
-    if named == (expected,):
-        return Status.GREEN, f"flat, and the guard named {expected}"
-    said = ", ".join(named) if named else "nothing"
-    return Status.RED, f"the guard named {said} where {expected} leaks"
+def _guard_status(expected: tuple[str, ...], named: tuple[str, ...]) -> tuple[Status, str]:
+    """The guard has to name the line that leaks, and no other."""
+    said, due = (", ".join(lines) or "nothing" for lines in (named, expected))
+    if named != expected:
+        return Status.RED, f"the guard named {said} where it had to name {due}"
+    return Status.GREEN, f"flat, and the guard named {said}"
 
 
 def judge_run(legs: Iterable[LegReport], planned: Iterable[LegJob]) -> RunStatus:

@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import saferocks
 from stress.judging import LegReport, RunStatus, Status, judge_run
 from stress.scenario import LEGS
 
 if TYPE_CHECKING:
     from stress.jobs import LegJob
 
-_PACKAGES = ("saferocks", "rocksdict", "psutil", "scipy", "rich")
+_PACKAGES = ("rocksdict", "psutil", "scipy", "rich")
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,9 @@ def _finite(series: dict[str, list[float]]) -> dict[str, list[float | None]]:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: _version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "platform": platform.platform(), **found}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return "not installed"
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    here = {"python": platform.python_version(), "platform": platform.platform()}
+    return {"saferocks": saferocks.__version__, **found, **here}
 
 
 def new_directory(parent: str, now: datetime) -> str:

@@ -1,0 +1,168 @@
+"""The command line of the stress harness."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from stress import bench, cli
+from stress.bench import report as bench_report
+from stress.bench.measure import Row
+from stress.jobs import run_leg
+from stress.record import Plan, new_directory
+from stress.runner import Silent, carry_out, prepare
+from stress.samples import latest_sample
+from stress.scenario import all_scenarios
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["run", "nonsense"], "there are iterator-leak, snapshot-age"),
+        (["run", "iterator-leak", "--leg", "nonsense"], "there are raw, guarded, scoped"),
+        (["run", "iterator-leak", "--seconds", "0"], "give a positive number of seconds"),
+        (["run", "iterator-leak", "--seconds", "-1"], "give a positive number of seconds"),
+        (["run", "iterator-leak", "--seconds", "nan"], "give a positive number of seconds"),
+        (["run", "iterator-leak", "--seconds", "inf"], "give a positive number of seconds"),
+        (["run", "iterator-leak", "--seconds", "soon"], "give a positive number of seconds"),
+        (["quick", "--seed", "-1"], "give a whole number"),
+        (["quick", "--seed", "1.5"], "give a whole number"),
+        (["run"], "required: scenario"),
+        (["nonsense"], "'quick', 'run', 'list', 'bench'"),
+        ([], "give quick, run NAME, list or bench"),
+        (["quick", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_usage_is_one_line_with_its_remedy(arguments: list[str], remedy: str, capsys) -> None:
+    """Bad usage exits with 2 and one line that says what would be right."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert remedy.replace("'", "") in shown.err.replace("'", "")  # quoted or not, by Python's version
+
+
+def test_an_output_directory_that_cannot_be_made_is_bad_usage(tmp_path, capsys) -> None:
+    """A path through a file exits with 2 and names the path."""
+    (tmp_path / "file").write_text("")
+    output = str(tmp_path / "file" / "results")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["quick", "--output", output])
+    shown = capsys.readouterr()
+    assert caught.value.code == 2
+    assert shown.err.count("\n") == 1
+    assert repr(output) in shown.err
+    assert "--output" in shown.err
+
+
+def test_list_names_every_scenario(capsys) -> None:
+    """`list` exits with 0 and shows each scenario in a line."""
+    assert cli.main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(all_scenarios())
+
+
+def test_the_module_can_be_run() -> None:
+    """`python -m stress` reaches the command line, and help exits with 0."""
+    done = subprocess.run(
+        [sys.executable, "-m", "stress", "--help"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0
+    assert "quick" in done.stdout
+
+
+def test_two_runs_in_one_second_get_a_directory_each(tmp_path) -> None:
+    """No run overwrites another."""
+    made = {new_directory(str(tmp_path), NOW) for _ in range(3)}
+    assert len(made) == 3
+
+
+def test_the_replayed_command_makes_the_same_plan() -> None:
+    """The command in the record, given to the command line, plans the same run."""
+    for plan in (
+        Plan(("iterator-leak", "snapshot-age"), ("raw", "guarded", "scoped"), 4.5, 99),
+        Plan(("snapshot-age",), ("raw", "scoped"), 0.123456789, 0),
+    ):
+        assert cli._plan(cli._parser().parse_args(plan.command.split()[3:])) == plan
+
+
+class Impatient(Silent):
+    """Presses Ctrl-C as soon as the first sample is in."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def refresh(self) -> None:
+        if latest_sample(self.file):
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_a_valid_record(tmp_path) -> None:
+    """A run that is interrupted records what there is, ends its processes and is inconclusive."""
+    record = prepare(Plan(("iterator-leak",), ("raw", "scoped"), 60.0, 1), str(tmp_path), NOW)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(record, Impatient(record.jobs[0].file))
+    found = json.loads(Path(record.file).read_text())
+    assert (found["status"], found["interrupted"]) == ("inconclusive", True)
+    assert [(leg["leg"], leg["status"]) for leg in found["results"]] == [("raw", "inconclusive")]
+    assert found["results"][0]["series"]["heap"]
+
+
+def test_legs_can_start_again_after_an_interrupt(tmp_path) -> None:
+    """An interrupted run does not keep a later one in the same process from running."""
+    stopped = prepare(Plan(("iterator-leak",), ("raw",), 60.0, 1), str(tmp_path), NOW)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(stopped, Impatient(stopped.jobs[0].file))
+    assert run_leg(stopped.jobs[0]).interrupted
+    later = prepare(Plan(("iterator-leak",), ("scoped",), 0.3, 1), str(tmp_path), NOW)
+    carry_out(later)
+    assert later.reports[0].data.series["time"]
+
+
+def test_an_interrupt_at_the_command_line_exits_with_3(tmp_path, monkeypatch, capsys) -> None:
+    """Ctrl-C prints what was done and exits as inconclusive, with JSON on stdout if asked for."""
+
+    def interrupted(record, watch) -> None:
+        record.interrupted = True
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "carry_out", interrupted)
+    for json_too in ([], ["--json"]):
+        assert cli.main(["quick", "--output", str(tmp_path), *json_too]) == 3
+    shown = capsys.readouterr().out
+    assert json.loads(shown[shown.index("{") :])["status"] == "inconclusive"
+
+
+GOOD = Row("get", 100.0, 105.0, 1.05, "x", 1.1)
+BAD = Row("put", 100.0, 150.0, 1.5, "x", 1.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "status"),
+    [([GOOD], ["--check"], 0), ([GOOD, BAD], ["--check"], 1), ([GOOD, BAD], [], 0)],
+)
+def test_bench_only_fails_when_it_is_to_check(rows, arguments, status, monkeypatch, capsys) -> None:
+    """A figure over its budget is a report; with `--check` it is exit 1."""
+    monkeypatch.setattr(bench_report, "measure", lambda sizes: iter(rows))
+    assert cli.main(["bench", *arguments]) == status
+    shown = capsys.readouterr().out
+    assert all(row.workload in shown for row in rows)
+    assert cli.main(["bench", "--json", *arguments]) == status
+    assert [row["over"] for row in json.loads(capsys.readouterr().out)] == [row.is_over for row in rows]
+
+
+def test_bench_measures_every_workload() -> None:
+    """Every workload gives a positive cost; the figures themselves are for the full size."""
+    sizes = bench_report.Sizes(points=200, rows=2000, repeats=50, many=2000, closing=500)
+    rows = list(bench_report.measure(sizes))
+    assert len({row.workload for row in rows}) == len(rows) == 15
+    assert all(cost is None or cost > 0 for row in rows for cost in (row.base, row.cost))
+    assert bench.run is bench_report.run

@@ -1,0 +1,162 @@
+"""From verdicts to what a run proves: the raw leg must leak, the others must not."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timezone
+
+import pytest
+
+from stress.jobs import LegJob, LegOutcome
+from stress.judging import EXACT, EXACT_FLOOR, Status, judge_leg, judge_run
+from stress.record import Plan, Record
+from stress.samples import LegData, latest_sample, read_leg
+from stress.scenario import LEGS, all_scenarios
+from stress.verdict import Verdict
+
+MIB = 1 << 20
+SCENARIO = all_scenarios()["iterator-leak"]
+LINE = SCENARIO.opening_line
+DONE = LegOutcome(0, "")
+TIMES = [number / 20 for number in range(100)]
+
+
+def job(leg: str) -> LegJob:
+    return LegJob("iterator-leak", leg, 5.0, 1, f"/nowhere/{leg}.jsonl")
+
+
+def data(*, named: tuple[str, ...] = (), **series: list[float]) -> LegData:
+    healthy = {name: [0.0] * len(TIMES) for name in (*EXACT, *EXACT_FLOOR)}
+    found = {"time": TIMES, **healthy, "heap": [5.0 * MIB] * len(TIMES), **series}
+    return LegData(found, tuple({"source": "warning", "opened_at": line} for line in named))
+
+
+def rising(step: float = MIB) -> list[float]:
+    return [step * (number + 1) for number in range(len(TIMES))]
+
+
+LEAKING = {name: rising() for name in ("live_iterators", "open_handles", "pinned_memtables", "heap")}
+
+
+def report(leg: str, found: LegData, outcome: LegOutcome = DONE):
+    return judge_leg(SCENARIO, job(leg), outcome, found)
+
+
+def test_the_three_legs_as_they_must_be_are_green() -> None:
+    """A leaking raw leg, a flat guarded leg with its line named and a flat scoped leg make a green run."""
+    reports = [report("raw", data(**LEAKING)), report("guarded", data(named=(LINE,))), report("scoped", data())]
+    assert [each.status for each in reports] == [Status.GREEN] * 3
+    assert [each.verdict for each in reports] == [Verdict.FAIL, Verdict.PASS, Verdict.PASS]
+    assert judge_run(reports, map(job, LEGS)).status is Status.GREEN
+
+
+@pytest.mark.parametrize("missed", sorted(LEAKING))
+def test_a_planted_leak_that_is_missed_in_one_signal_is_red(missed: str) -> None:
+    """The raw leg must be seen to leak in every signal in which its leak was planted."""
+    found = report("raw", data(**{**LEAKING, missed: data().series[missed]}))
+    assert found.status is Status.RED
+    assert missed in found.reason
+
+
+def test_a_planted_leak_that_cannot_be_judged_is_inconclusive() -> None:
+    """Under another allocator the raw leg's heap proves nothing, though its handles do."""
+    found = report("raw", data(**{**LEAKING, "heap": [0.0] * len(TIMES)}))
+    assert (found.verdict, found.status) == (Verdict.FAIL, Status.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("leg", ["guarded", "scoped"])
+@pytest.mark.parametrize("signal", [*EXACT, *EXACT_FLOOR, "heap"])
+def test_a_leak_in_any_signal_of_a_healthy_leg_is_red(leg: str, signal: str) -> None:
+    """Each signal alone turns a guarded or scoped leg red, and says so."""
+    named = (LINE,) if leg == "guarded" else ()
+    found = report(leg, data(named=named, **{signal: rising()}))
+    assert (found.verdict, found.status) == (Verdict.FAIL, Status.RED)
+    assert signal in found.reason
+
+
+@pytest.mark.parametrize("named", [(), ("elsewhere.py:1",), (LINE, "elsewhere.py:1")])
+def test_a_guard_that_does_not_name_the_line_is_red(named: tuple[str, ...]) -> None:
+    """The guard must name the line that leaks, and no other."""
+    found = report("guarded", data(named=named))
+    assert (found.verdict, found.status) == (Verdict.PASS, Status.RED)
+    assert LINE in found.reason
+
+
+def test_a_guard_that_names_a_line_of_the_right_code_is_red() -> None:
+    """Nothing may be reported of code that leaks nothing."""
+    assert report("scoped", data(named=(LINE,))).status is Status.RED
+
+
+def test_a_leg_whose_process_died_is_red() -> None:
+    """A crash is never a pass, and the end of stderr says why."""
+    found = report("scoped", data(), LegOutcome(-11, "first\nSegmentation fault\n"))
+    assert (found.verdict, found.status) == (Verdict.INCONCLUSIVE, Status.RED)
+    assert "-11: Segmentation fault" in found.reason
+
+
+def test_an_interrupted_leg_is_inconclusive() -> None:
+    """A leg that was stopped proves nothing, however healthy it looks."""
+    found = report("scoped", data(), LegOutcome(-15, "", interrupted=True))
+    assert (found.verdict, found.status) == (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)
+
+
+def test_a_leg_without_samples_is_inconclusive() -> None:
+    """A leg that reported nothing is no pass."""
+    assert report("scoped", LegData({}, ())).status is Status.INCONCLUSIVE
+
+
+def test_red_comes_before_inconclusive() -> None:
+    """One wrong leg makes a run red, whatever else could not be judged."""
+    reports = [report("raw", LegData({}, ())), report("scoped", data(open_handles=rising()))]
+    assert judge_run(reports, map(job, ("raw", "scoped"))).status is Status.RED
+
+
+def test_a_run_without_its_raw_leg_proves_nothing() -> None:
+    """Flat legs alone do not show that a leak would be seen."""
+    found = judge_run([report("scoped", data())], [job("scoped")])
+    assert found.status is Status.INCONCLUSIVE
+    assert "--leg raw" in found.reason
+
+
+def test_a_run_with_a_leg_missing_is_inconclusive() -> None:
+    """A run is green only once every planned leg has come out."""
+    found = judge_run([report("raw", data(**LEAKING))], map(job, LEGS))
+    assert found.status is Status.INCONCLUSIVE
+    assert "guarded" in found.reason
+
+
+def test_exit_statuses_are_as_documented() -> None:
+    """0, 1 and 3 are what the command line promises."""
+    assert [status.value for status in (Status.GREEN, Status.RED, Status.INCONCLUSIVE)] == [0, 1, 3]
+
+
+def test_the_opening_line_is_that_of_the_opening() -> None:
+    """What the guard must name is the source line with the opener's call."""
+    for scenario in all_scenarios().values():
+        file, _, number = scenario.opening_line.rpartition(":")
+        with open(file, encoding="utf-8") as source:
+            assert scenario.opening in source.read().splitlines()[int(number) - 1]
+
+
+def test_the_record_is_json_without_nan(tmp_path) -> None:
+    """Missing samples become null, because JSON knows no NaN; the numbers come back as they were."""
+    plan = Plan(("iterator-leak",), LEGS, 0.1234567, 7)
+    record = Record(str(tmp_path), plan, (job("raw"),), datetime(2030, 1, 2, tzinfo=timezone.utc))
+    record.reports.append(report("raw", data(**LEAKING, rss=[math.nan, *rising()[1:]])))
+    record.save()
+    found = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    series = found["results"][0]["series"]
+    assert series["rss"][:2] == [None, 2.0 * MIB]
+    assert series["heap"] == rising()
+    assert found["command"] == "python -m stress run iterator-leak --seconds 0.1234567 --seed 7"
+
+
+def test_samples_that_are_still_being_written_are_left_out(tmp_path) -> None:
+    """A line without its end is not read, by the progress or afterwards."""
+    file = tmp_path / "leg.jsonl"
+    assert latest_sample(str(file)) == {}
+    assert read_leg(str(file)) == LegData({}, ())
+    file.write_text('{"sample": {"time": 1.0}}\n{"leak": {"source": "event"}}\n{"sample": {"ti')
+    assert latest_sample(str(file)) == {"time": 1.0}
+    assert read_leg(str(file)) == LegData({"time": [1.0]}, ({"source": "event"},))
