@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _guard, _ordering, _registry
 from saferocks._handle import Handle, HandleRecord, open_handle, release
 from saferocks._registry import PROCESS, Reason
-from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning
+from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning, add_note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,15 +18,26 @@ if TYPE_CHECKING:
     from saferocks._registry import Owner
 
 
-class BatchRecord(HandleRecord):
-    """The record of a write batch."""
+#: Releases by which the owner of a batch has said what becomes of it.
+_DECIDED = frozenset({Reason.COMMITTED, Reason.FAILED, Reason.EXITED})
 
-    __slots__ = ("bulk",)
+
+class BatchRecord(HandleRecord):
+    """The record of a write batch.
+
+    Attributes:
+        bulk: Whether it is a bulk writer's.
+        lost: What was lost when it was taken away before it could be written.
+    """
+
+    __slots__ = ("bulk", "lost")
 
     kind = "write_batch"
+    disposes = True
 
     def __init__(self, owner: Owner, label: str | None, *, bulk: bool = False) -> None:
         self.bulk = bulk
+        self.lost: str | None = None
         super().__init__(owner, label)
 
     @property
@@ -40,6 +51,11 @@ class BatchRecord(HandleRecord):
         except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
             return None
         return f"{operations} operations ({size} bytes) were dropped" if operations else None
+
+    def dispose(self, native: Any) -> None:
+        """Remember what is lost, unless its owner has written or discarded it."""
+        if self.reason not in _DECIDED:
+            self.lost = self.note
 
     @property
     def remedy(self) -> str:
@@ -161,8 +177,10 @@ class BatchWrites(Handle[BatchRecord]):
         reason = self._record.reason
         if reason is None:
             return False
-        if error is None and reason not in (Reason.COMMITTED, Reason.FAILED, Reason.EXITED):
-            raise self._record.closed_error()
+        if error is None and self._record.lost is not None:
+            closed = self._record.closed_error()
+            add_note(closed, self._record.lost)
+            raise closed
         return True
 
 

@@ -17,7 +17,6 @@ from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
-    from saferocks._guard import Tally
     from saferocks._handle import HandleRecord
     from saferocks._owner import DatabaseOwner, FamilyRecord
 
@@ -26,8 +25,8 @@ _LAST_CALLS_SECONDS = 5.0
 _PAUSE = 0.0005
 
 
-def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: float | None = None) -> list[Tally]:
-    """Close a database; returns tallies of the handles that outlived it.
+def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: float | None = None) -> None:
+    """Close a database, and tally the handles that outlive it.
 
     A second caller waits for the first and then finds the database closed.
 
@@ -41,11 +40,11 @@ def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: flo
         raise BusyError("Resource busy: another thread is closing the database", code=11)
     try:
         if record.reason is not None or owner.closing:  # closed, or closing further up this stack
-            return []
+            return
         if cancel_background:
             _engine.call(record.native.cancel_all_background, False)
         _drain(owner, deadline)
-        return _release_all(record, deadline)
+        _release_all(record, deadline)
     finally:
         owner.lock.release()
 
@@ -94,13 +93,12 @@ def _wait_for_openings(owner: DatabaseOwner, deadline: float) -> None:
         time.sleep(_PAUSE)
 
 
-def _release_all(record: FamilyRecord, deadline: float) -> list[Tally]:
-    tallies: dict[int, Tally] = {}
+def _release_all(record: FamilyRecord, deadline: float) -> None:
     failures: list[BaseException] = []
     try:
         for child in reversed(_children(record.owner)):
             if child is not record:
-                _release_child(child, tallies, failures)
+                _release_child(child, failures)
         _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     except BaseException:  # a call still running, or KeyboardInterrupt: the database itself is still open
         record.owner.closing = False
@@ -109,7 +107,6 @@ def _release_all(record: FamilyRecord, deadline: float) -> list[Tally]:
     release(record, Reason.CLOSED)
     if failures:
         _engine.throw(failures[:1])
-    return list(tallies.values())
 
 
 def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseException]) -> None:
@@ -121,14 +118,13 @@ def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseExce
         failures.append(error)
 
 
-def _release_child(child: HandleRecord, tallies: dict[int, Tally], failures: list[BaseException]) -> None:
+def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
     shared = isinstance(child.native, PinnedCursor)  # it stays with its snapshot
     natives = [] if shared else _engine.natives_in(child.native)
     deadline = time.monotonic() + _LAST_CALLS_SECONDS
     try:
         if child.guarded and child.reason is None:
-            found = _guard.tally(child, _guard.OUTLIVED)
-            tallies[id(found)] = found
+            _guard.tally(child, _guard.OUTLIVED)
         if not release(child, Reason.DATABASE_CLOSED):
             _wait_until_gone(child, deadline)
         wait_until_unused(natives, deadline)
@@ -147,9 +143,9 @@ def _wait_until_gone(child: HandleRecord, deadline: float) -> None:
 
 def orphaned(record: FamilyRecord) -> None:
     """Close a database whose handle was collected; runs in finalizers, so it does not wait long."""
-    tallies = close(record, timeout=_LAST_CALLS_SECONDS)
-    # Nobody can leave its `with` any more: what escaped is kept with the process.
+    close(record, timeout=_LAST_CALLS_SECONDS)
+    # Nobody can leave its `with` any more: what has escaped is kept with the process.
     for key in list(record.owner.leaks):
-        _registry.PROCESS.leaks[key] = record.owner.leaks.pop(key)
-    for found in tallies:
-        _guard.report(found)
+        found = _registry.PROCESS.leaks[key] = record.owner.leaks.pop(key)
+        if found.told < found.count:
+            _guard.report(found)

@@ -247,6 +247,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         scan = SCANS[method]()
         scan._parent = self
         scan._record = record = ScanRecord(owner, label, method, backwards, bounds, from_key)
+        record.keeper = family.keeper
         try:
             options = scan_options(read_opt, family.family in owner.plain_tables)
             start = bounds.start(backwards, from_key)
@@ -269,6 +270,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         cursor._parent = self
         record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
         cursor._record = record
+        record.keeper = family.keeper
         try:
             record.native = family.live.iter(scan_options(read_opt, family.family in owner.plain_tables))
         except BaseException as error:  # noqa: BLE001 - see above

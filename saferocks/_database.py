@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _closing, _directory, _engine, _guard, _opening, _registry, events, inspection
@@ -19,15 +20,14 @@ from saferocks._registry import Reason
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
 from saferocks.errors import (
     ColumnFamilyNotFoundError,
-    HandleClosedError,
+    EngineError,
     InvalidArgumentError,
-    LeakedHandlesError,
     ModeMismatchError,
     NotSupportedError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from rocksdict import Options, WriteOptions
@@ -73,11 +73,8 @@ class DatabaseRecord(FamilyRecord):
         escape = self.escape()
         found = None if escape is None else _guard.tally(self, escape)
         _closing.orphaned(self)
-        if found is None:
-            return
-        if found.policy == "raise":
-            raise LeakedHandlesError((found.as_leak(),))
-        _guard.report(found)
+        if found is not None:
+            _guard.report_collected(found)
 
 
 class Rdict(FamilyAccess):
@@ -180,20 +177,15 @@ class Rdict(FamilyAccess):
         if self._record.reason is not None:
             return
         try:
-            tallies = _closing.close(self._record, cancel_background=cancel_background)
+            _closing.close(self._record, cancel_background=cancel_background)
         except Exception as failure:
             if error is None:
                 raise
             note_failure(error, failure)
             return
         events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
-        leaks = _guard.take_leaks(owner)
         try:
-            for found in tallies:
-                _guard.report(found)
-            events.drain()
-            if leaks:
-                raise LeakedHandlesError(leaks)
+            _guard.settle(owner)
         except Exception as failure:
             if error is None:
                 raise
@@ -297,6 +289,9 @@ class Rdict(FamilyAccess):
         family._raw = self._raw
         record = open_handle(family, main, FamilyRecord(self._record.owner, name))
         record.acquire(lambda: acquire(main._record.live))
+        if name != _engine.DEFAULT_FAMILY:  # which cannot be dropped
+            # D22: an iterator keeps a bare pointer to its column family, and follows it in each seek.
+            record.keeper = _engine.call(lambda: main._record.live.get_column_family_handle(name))
         return family
 
     def _check_family(self, name: str) -> None:
@@ -382,9 +377,9 @@ class Rdict(FamilyAccess):
         Args:
             label: A name for it in reports.
         """
+        self._record.live
         record = self._main._record
         record.owner.check_writable("write_batch()")
-        record.live
         batch = WriteBatch.__new__(WriteBatch)
         main = self._main
         batch._prepare(main, record.owner, label, self._raw, main._new_batch, main._commit)
@@ -406,9 +401,9 @@ class Rdict(FamilyAccess):
             raise TypeError(f"flush_bytes is {flush_bytes!r}; give a number of bytes")
         if flush_bytes <= 0:
             raise ValueError(f"flush_bytes is {flush_bytes}; give a positive number of bytes")
+        self._record.live
         record = self._main._record
         record.owner.check_writable("bulk_writer()")
-        record.live
         bulk = BulkWriter.__new__(BulkWriter)
         main = self._main
         bulk._prepare(main, record.owner, label, self._raw, main._new_batch, main._write_native, flush_bytes)
@@ -429,6 +424,7 @@ class Rdict(FamilyAccess):
 
     def checkpoint(self, *, label: str | None = None) -> Scope[Checkpoint]:
         """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`)."""
+        self._record.live
         return Checkpoint(self._main, label=label)
 
     # ---- batches
@@ -447,6 +443,7 @@ class Rdict(FamilyAccess):
         """
         if not isinstance(write_batch, WriteBatch):
             raise TypeError(f"write_batch is {type(write_batch).__name__}; give a saferocks.WriteBatch")
+        self._record.live
         self._main._commit(write_batch, write_opt)
 
     def _commit(self, batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
@@ -456,30 +453,35 @@ class Rdict(FamilyAccess):
                 f"at {self._record.owner.name!r} has raw_mode={self._raw}"
             )
         batch._record.live
-        reason: Reason | None = Reason.FAILED
-        try:
-            self._write_native(batch._record.live, batch._families, write_opt)
-            reason = Reason.COMMITTED
-        except (ModeMismatchError, HandleClosedError):
-            reason = None  # refused before RocksDB saw it: the batch is as it was
-            raise
-        finally:
-            if reason is not None:
-                release(batch._record, reason)
+        with self._unchanged(batch._families):
+            try:
+                _engine.call(self._record.sink.write, batch._record.live, write_opt)
+            except EngineError:
+                release(batch._record, Reason.FAILED)  # rocksdict has used it up
+                raise
+        release(batch._record, Reason.COMMITTED)
 
-    def _write_native(
-        self, native: Any, families: Iterable[ColumnFamily], write_opt: WriteOptions | None = None
-    ) -> None:
+    def _write_native(self, native: Any, families: Iterable[ColumnFamily]) -> None:
+        with self._unchanged(families):
+            _engine.call(self._record.sink.write, native)
+
+    @contextmanager
+    def _unchanged(self, families: Iterable[ColumnFamily]) -> Iterator[None]:
+        """Check the column families of a batch, and let none of them be dropped before it is written.
+
+        What is refused here has not reached RocksDB, and the batch is as it was.
+        """
+        self._record.sink
         if not families:
-            _engine.call(self._record.sink.write, native, write_opt)
+            yield
             return
         owner = self._record.owner
-        with owner.lock:  # so that none of them is dropped in between
+        with owner.lock:
             for family in families:
                 if family._record.owner is not owner:
                     raise foreign_family(family, owner)
                 family._record.live
-            _engine.call(self._record.sink.write, native, write_opt)
+            yield
 
     # ---- the whole database
 
@@ -500,6 +502,7 @@ class Rdict(FamilyAccess):
     def memory(self) -> MemoryUsage:
         """Return what the database holds in memory and on disk, summed over its column families."""
         main = self._main._record
+        self._record.live
         with main.owner.lock:  # so that no close comes in between
             return _engine.call(lambda: inspection.memory_usage(main.live, self.column_families))  # type: ignore[no-any-return]
 
@@ -509,6 +512,7 @@ class Rdict(FamilyAccess):
         Open with `statistics=True` for the iterators; without it the report says that they were not checked.
         """
         main = self._main._record
+        self._record.live
         with main.owner.lock:
             return _engine.call(lambda: inspection.audit(main.owner, main.live))  # type: ignore[no-any-return]
 

@@ -18,6 +18,7 @@ CONFIG_NAME = "rocksdict-config.json"
 # A VersionEdit writes the comparator as tag 1, the length of its name, its name.
 _RAW_MARK = b"\x01\x1aleveldb.BytewiseComparator"
 _TYPED_MARK = b"\x01\x09rocksdict"
+_DATABASE_FILE = re.compile(r"MANIFEST-\d+$|\d+\.(sst|log|ldb|blob)$")
 _PLAIN_TABLE = re.compile(r'^\[TableOptions/PlainTable "([^"]*)"\]', re.MULTILINE)
 #: Files that a failed open leaves in a directory that was no database before.
 _LITTER = (CONFIG_NAME, "LOCK", "LOG", "IDENTITY")
@@ -65,8 +66,24 @@ def look(path: str) -> Directory:
     _check_reachable(path)
     current = os.path.join(path, "CURRENT")
     if not os.path.lexists(current):
+        _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
     return Directory(path, is_database=True, raw_mode=_mode_of(path, current))
+
+
+def _check_empty(path: str) -> None:
+    """Refuse a database that has lost its CURRENT: RocksDB would make a new one over it.
+
+    Raises:
+        CorruptionError: If there are files of a database.
+    """
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if any(_DATABASE_FILE.match(name) for name in names):
+        raise CorruptionError(
+            f"Corruption: {path!r} has files of a database but no CURRENT; restore it, "
+            "or try saferocks.Rdict.repair on a copy",
+            code=2,
+        )
 
 
 def _check_reachable(path: str) -> None:

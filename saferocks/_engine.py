@@ -442,6 +442,8 @@ def is_busy(rdict: Any) -> bool:
     Setting options needs it to itself, and so fails while a call that let go of the interpreter
     lock is under way; otherwise it refuses None, and nothing has changed.
     """
+    if sys.is_finalizing():  # no other thread runs any more, and rocksdict panics instead of raising
+        return False
     try:
         rdict.set_write_options(None)
     except RuntimeError:
@@ -456,6 +458,8 @@ def is_busy_cursor(cursor: Any) -> bool:
 
     Seeking needs the cursor to itself, and so fails then; otherwise it refuses None as a key.
     """
+    if sys.is_finalizing():  # see `is_busy`
+        return False
     try:
         cursor.seek(None)
     except RuntimeError:

@@ -40,6 +40,7 @@ class Tally:
     Attributes:
         numbers: Hands out the count; `next` on it is atomic.
         count: The highest number handed out so far.
+        told: The count at the last report.
         age: Seconds for which the one held longest was open.
     """
 
@@ -54,6 +55,7 @@ class Tally:
     policy: str
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     count: int = 0
+    told: int = 0
     age: float = 0.0
 
     def as_leak(self) -> Leak:
@@ -104,16 +106,55 @@ def _identity(site: Site) -> tuple[int, int]:
     return id(site[0]), site[1]
 
 
-def report(found: Tally) -> None:
-    """Warn of an escape and queue its event, at the counts 1, 10, 100, ... of each line.
+def report_collected(found: Tally) -> None:
+    """Report what a finalizer has found, at the counts 1, 10, 100, ... of each line.
 
     Raises:
-        LeakedHandleWarning: If warnings are errors; a finalizer's caller sends it to
-            `sys.unraisablehook`.
+        LeakedHandlesError: Under the policy `raise`; the finalizer's caller hands it to `sys.unraisablehook`.
+        LeakedHandleWarning: If warnings are errors; likewise.
     """
-    if found.policy == "ignore" or not _is_milestone(found.count):
+    try:
+        if _is_milestone(found.count):
+            report(found)
+    except LeakedHandleWarning:
+        if found.policy != "raise":
+            raise
+    if found.policy == "raise":
+        raise LeakedHandlesError((found.as_leak(),))
+
+
+def settle(owner: Owner) -> None:
+    """Report, as its database closes, what an owner's tallies have not told yet, and raise by policy.
+
+    Raises:
+        LeakedHandlesError: Under the policy `raise`.
+        LeakedHandleWarning: If warnings are errors.
+    """
+    warned: LeakedHandleWarning | None = None
+    for found in list(owner.leaks.values()):
+        try:
+            if found.told < found.count:
+                report(found)
+        except LeakedHandleWarning as warning:
+            warned = warned or warning
+    events.drain()
+    leaks = take_leaks(owner)
+    if leaks:
+        raise LeakedHandlesError(leaks)
+    if warned is not None:
+        raise warned
+
+
+def report(found: Tally) -> None:
+    """Warn of an escape, and queue its event.
+
+    Raises:
+        LeakedHandleWarning: If warnings are errors.
+    """
+    if found.policy == "ignore":
         return
     leak = found.as_leak()
+    found.told = leak.count
     events.defer(
         _EVENTS.get(leak.escape, "saferocks.handle_leaked"),
         kind=leak.kind,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, LeakedHandlesError, add_note
+from saferocks.errors import HandleClosedError, HandleError, add_note
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -158,9 +158,7 @@ class HandleRecord(Record):
         found = None if escape is None else _guard.tally(self, escape)
         if not release(self, Reason.COLLECTED) or found is None:
             return
-        if found.policy == "raise":
-            raise LeakedHandlesError((found.as_leak(),))  # becomes a call of sys.unraisablehook
-        _guard.report(found)
+        _guard.report_collected(found)
 
     def escape(self) -> str | None:
         """Say how a handle that is being collected escaped, or None if it did not."""
@@ -199,6 +197,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
                 pass
     finally:
         record.native = None
+        record.keeper = None
         record.owner.children.pop(record.id, None)
     return True
 

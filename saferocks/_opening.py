@@ -243,6 +243,12 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
                 raise _locked(error, request) from None
             time.sleep(min(pause, left))
             pause = min(pause * 2, _LONGEST_PAUSE)
+        except IOFailedError as error:
+            if "(os error " not in str(error):
+                raise
+            # rocksdict could not make the directory, and does not say which
+            text = f"{error}: while making {request.path!r}; give a path in which this process may make a directory"
+            raise IOFailedError(text, code=5) from None
 
 
 def _locked(error: LockedError, request: Request) -> LockedError:

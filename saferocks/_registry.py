@@ -109,6 +109,8 @@ class Record:
         native: The native object or objects; dropping it is the release. None while it is still
             being acquired: a record is made first, so that a close that runs in between sees it
             and waits, and nothing native exists that no record knows.
+        keeper: What has to live as long as the native object: for an iterator, a handle of its
+            column family (D22).
         state: Where the handle is in its life.
         reason: Why it was released, once it is.
         site: The opener's call.
@@ -118,7 +120,7 @@ class Record:
         label: The caller's own name for the handle.
     """
 
-    __slots__ = ("id", "label", "native", "opened", "owner", "reason", "site", "stack", "state", "thread")
+    __slots__ = ("id", "keeper", "label", "native", "opened", "owner", "reason", "site", "stack", "state", "thread")
 
     kind = "handle"
     #: How many frames of this package lie above the opener's call at the least.
@@ -138,6 +140,7 @@ class Record:
             self.stack = _frames(frame) if trace == "stack" else ()
         self.owner = owner
         self.native: Any = None
+        self.keeper: Any = None
         self.label = label
         self.state = OPEN
         self.reason: Reason | None = None

@@ -214,3 +214,9 @@ class SnapshotFamily(SnapshotReads):
         self._names = snapshot._names
         self._raw = snapshot._raw
         self._family = family
+
+    def __repr__(self) -> str:
+        return f"<view of column family {self._names[self._family]!r} through {self._anchor!r}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a snapshot's view cannot be pickled or copied: it belongs to a native object of this process")
