@@ -1,0 +1,617 @@
+"""Real threads against close and drop: right results or typed errors, never a crash, a hang or a short scan.
+
+Each test runs a child process, so that a crash is a failed test, with a watchdog that prints all stacks
+and ends the child when it hangs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
+EAGER, USUAL = "1e-6", "0.005"  # seconds after which the interpreter switches threads
+
+PRELUDE = """
+    import collections, faulthandler, gc, json, os, random, sys, threading, time, warnings
+    import saferocks
+
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    random.seed(5)
+    out = collections.Counter()
+
+    def fail(*what):
+        print("FAILED", *what, flush=True)
+        os._exit(9)
+
+    def join(threads):
+        for thread in threads:
+            thread.join(30)
+            if thread.is_alive():
+                faulthandler.dump_traceback(all_threads=True)
+                fail("a thread hangs")
+"""
+
+CLOSE = """
+    names, rounds, interval, style = sys.argv[1].split(","), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    faulthandler.dump_traceback_later(60 + rounds, exit=True)
+    sys.setswitchinterval(interval)
+    unraised = []
+    sys.unraisablehook = lambda unraisable: unraised.append(repr(unraisable.exc_value))
+
+    KEYS = [b"k%03d" % number for number in range(200)]
+    ROWS = [(key, b"v") for key in KEYS]
+
+    def whole(rows):  # writers write in front of these rows
+        rows = [row for row in rows if row[0][:1] == b"k"]
+        assert rows == ROWS, len(rows)
+
+    def scan(db, number):
+        with db.items() as items:
+            whole([row for row in items])
+
+    def backward_scan(db, number):
+        with db.items(backwards=True) as items:
+            whole(list(items)[::-1])
+
+    def bounded_scan(db, number):
+        with db.keys(prefix=b"k0") as keys:
+            assert [key for key in keys] == KEYS[:100]
+
+    def cursor(db, number):
+        with db.iter() as cursor:
+            cursor.seek(b"k100")
+            for key in KEYS[100:130]:
+                assert (cursor.key(), cursor.value()) == (key, b"v")
+                cursor.next()
+
+    def snapshot_scan(db, number):
+        with db.snapshot() as snap, snap.items() as items, snap.keys(prefix=b"k0", backwards=True) as keys:
+            assert [key for key in keys] == KEYS[:100][::-1]
+            whole([row for row in items])
+
+    def snapshot_cursor(db, number):
+        with db.snapshot() as snap, snap.iter() as first, snap.iter() as second:
+            first.seek(b"k000")
+            second.seek(b"k199")
+            for step in range(20):
+                assert (first.key(), second.key()) == (KEYS[step], KEYS[-1 - step])
+                assert first.value() == second.value() == b"v"
+                first.next()
+                second.prev()
+
+    def point_snapshot(db, number):
+        with db.snapshot(point_reads_only=True) as snap:
+            assert snap[b"k007"] == b"v"
+            assert snap.get(b"none") is None
+
+    def get(db, number):
+        assert db[b"k042"] == b"v"
+        assert b"none" not in db
+
+    def multi_get(db, number):  # lets go of the interpreter lock
+        assert db.get(KEYS * 5) == [b"v"] * 1000
+
+    def put(db, number):
+        written = attempted[number] = attempted[number] + 1
+        db[b"a%d" % number] = b"%d" % written
+        acknowledged[number] = written
+
+    def batch(db, number):
+        written = attempted[number] = attempted[number] + 1
+        with db.write_batch() as batch:
+            batch[b"b%d" % number] = b"%d" % written
+            batch[b"a%d" % number] = b"%d" % written
+        acknowledged[number] = written
+
+    def family_batch(db, number):
+        written = attempted[number] = attempted[number] + 1
+        with db.write_batch() as batch:
+            batch.put(b"b%d" % number, b"%d" % written, db.get_column_family_handle("f"))
+            batch[b"a%d" % number] = b"%d" % written
+        acknowledged[number] = written
+
+    def bulk(db, number):
+        written = attempted[number] = attempted[number] + 1
+        with db.bulk_writer(flush_bytes=64) as bulk:
+            for _ in range(10):
+                bulk.delete(b"none")
+            bulk[b"a%d" % number] = b"%d" % written
+        acknowledged[number] = written
+
+    def family(db, number):
+        family = db.get_column_family("f")
+        family[b"n%d" % number] = b"v"
+        assert family[b"n%d" % number] == b"v"
+
+    def family_multi_get(db, number):
+        family = db.get_column_family("f")
+        while True:  # until it is refused
+            assert family.get([b"k", b"none"] * 200) == [b"v", None] * 200
+
+    def family_scan(db, number):
+        with db.get_column_family("f").keys(prefix=b"k") as keys:
+            assert list(keys) == [b"k"]
+
+    def flush(db, number):
+        db.flush()
+
+    def compact(db, number):
+        db.compact_range(None, None)
+
+    def checkpoint(db, number):
+        with db.checkpoint():
+            pass
+
+    def memory(db, number):
+        assert db.memory().memtables > 0
+
+    def audit(db, number):
+        assert db.audit().unchecked == ()
+
+    def handles(db, number):
+        assert all(info.database for info in db.handles())
+        saferocks.open_handles()
+
+    def leak(db, number):
+        db.items()
+        db.snapshot().__enter__()
+
+    def cycle(db, number):
+        class Node: pass
+        node = Node()
+        node.itself, node.items, node.snap = node, db.items(), db.snapshot().__enter__()
+        next(node.items)
+
+    def close(db, number):
+        db.close()
+
+    def collect(db, number):
+        gc.collect()
+
+    actions = [globals()[name] for name in names]
+
+    def run(db, number, action):
+        ready.release()
+        while True:
+            try:
+                action(db, number)
+                out[action.__name__] += 1
+            except saferocks.SaferocksError as error:
+                out["refused"] += 1
+                if isinstance(error, saferocks.HandleClosedError):
+                    break
+                if isinstance(error, saferocks.LeakedHandlesError):
+                    break
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                fail(action.__name__, "in round", round)
+            if action is close:
+                break
+
+    def open_database(path="db"):
+        if style == "plain":
+            return saferocks.Rdict(path, raw_mode=True, close_timeout=20.0, statistics="audit" in names)
+        return saferocks.open(path, close_timeout=20.0, statistics="audit" in names).__enter__()
+
+    with saferocks.open("db") as db:
+        for key, value in ROWS:
+            db[key] = value
+        db.create_column_family("f")[b"k"] = b"v"
+
+    attempted, acknowledged = collections.Counter(), collections.Counter()
+    ready = threading.Semaphore(0)
+    for round in range(rounds):
+        db = open_database()
+        threads = [threading.Thread(target=run, args=(db, number, action)) for number, action in enumerate(actions)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            ready.acquire()
+        turns = sum(out.values()) + random.randrange(12)
+        while sum(out.values()) < turns and any(thread.is_alive() for thread in threads):
+            pass
+        before = time.monotonic()
+        try:
+            db.close()
+        except BaseException as error:
+            sys.excepthook(*sys.exc_info())
+            fail("close in round", round)
+        took = time.monotonic() - before
+        if took > 10:
+            fail("close took", took)
+        done = dict(acknowledged)
+        try:
+            again = saferocks.open("db").__enter__()
+        except saferocks.SaferocksError as error:
+            fail("the path does not reopen in round", round, error)
+        for number, written in done.items():
+            found = int(again[b"a%d" % number])
+            if not written <= found <= attempted[number]:
+                fail("written", written, "found", found, "attempted", attempted[number])
+        with again.items(prefix=b"k") as items:
+            whole(list(items))
+        again.close()
+        join(threads)
+        del db, again, threads, thread
+        gc.collect()
+        if saferocks.open_handles():
+            fail("left open in round", round, saferocks.open_handles())
+    if unraised:
+        fail("unraisable", collections.Counter(unraised))
+    print(json.dumps(out))
+"""
+
+GROUPS = {
+    "scans": "scan,bounded_scan,backward_scan,cursor",
+    "snapshots": "snapshot_scan,snapshot_cursor,point_snapshot",
+    "families": "family,family_multi_get,family_scan,family_batch",
+    "writers": "put,batch,bulk,family_batch",
+    "unlocked": "multi_get,flush,compact,family_multi_get",
+    "openers": "checkpoint,handles,memory,audit,scan",
+    "closers": "close,close,scan,put,multi_get",
+    "leaks": "leak,cycle,collect,scan",
+    "everything": "scan,snapshot_scan,cursor,multi_get,put,family_batch,flush,compact,family,leak,memory,handles",
+}
+
+
+def outcome(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Return what happened how often in a child that ended well."""
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    counts: dict[str, int] = json.loads(run.stdout.splitlines()[-1])
+    return counts
+
+
+@pytest.mark.parametrize("style", ["scoped", "plain"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_close_against_threads(run_python: Run, group: str, style: str) -> None:
+    """A close in the midst of other threads' work is clean, the path reopens at once, and no write is lost."""
+    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "8", EAGER, style, timeout=90))
+    assert counts["refused"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", [EAGER, USUAL], ids=["eager", "usual"])
+@pytest.mark.parametrize("style", ["scoped", "plain"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_close_against_threads_for_long(run_python: Run, group: str, style: str, interval: str) -> None:
+    """A close in the midst of other threads' work is clean in each of hundreds of rounds."""
+    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "250", interval, style, timeout=400))
+    assert set(GROUPS[group].split(",")) - {"family_multi_get"} <= set(counts)
+
+
+DROP = """
+    rounds, interval = int(sys.argv[1]), float(sys.argv[2])
+    faulthandler.dump_traceback_later(60 + rounds * 2, exit=True)
+    sys.setswitchinterval(interval)
+
+    def point(db):
+        family = db.get_column_family("x")
+        family[b"a"] = b"v"
+        assert family[b"a"] == b"v"
+
+    def fresh_point(db):
+        assert db.get_column_family("x").get(b"none") is None
+
+    def unlocked(db):
+        assert db.get_column_family("x").get([b"none"] * 500) == [None] * 500
+
+    def batch(db):
+        with db.write_batch() as batch:
+            batch.put(b"b", b"v", db.get_column_family_handle("x"))
+            batch[b"b"] = b"v"
+
+    def default_batch(db):
+        with db.write_batch() as batch:
+            batch.set_default_column_family(db.get_column_family_handle("x"))
+            batch[b"c"] = b"v"
+
+    def scan(db):
+        with db.get_column_family("x").items() as items:
+            assert all(value == b"v" for _, value in items)
+
+    def snapshot(db):
+        with db.snapshot(column_families=["x"]) as snap, snap.get_column_family("x").keys() as keys:
+            assert set(keys) <= {b"a", b"b", b"c"}
+
+    def flush(db):
+        db.get_column_family("x").flush()
+
+    def memory(db):
+        db.memory()
+
+    def run(db, action, stop):
+        while not stop.is_set():
+            try:
+                action(db)
+                out[action.__name__] += 1
+            except saferocks.ConcurrentUseError:
+                out["concurrent"] += 1
+            except (saferocks.ColumnFamilyDroppedError, saferocks.ColumnFamilyNotFoundError):
+                out["dropped"] += 1
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                fail(action.__name__, "in round", round)
+
+    actions = [point, fresh_point, unlocked, batch, default_batch, scan, snapshot, flush, memory]
+    for round in range(rounds):
+        with saferocks.open("db", close_timeout=20.0) as db:
+            stop = threading.Event()
+            threads = [threading.Thread(target=run, args=(db, action, stop)) for action in random.sample(actions, 4)]
+            for thread in threads:
+                thread.start()
+            try:
+                for number in range(4):
+                    db.create_column_family("x")
+                    for _ in range(random.randrange(3000)):
+                        pass
+                    before = time.monotonic()
+                    db.drop_column_family("x")
+                    if time.monotonic() - before > 10:
+                        fail("drop took", time.monotonic() - before)
+                    db[b"after"] = b"%d" % number  # fails if a write reached the family that is gone
+                    out["drops"] += 1
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                fail("in round", round)
+            stop.set()
+            join(threads)
+            db.flush()
+        with saferocks.open("db") as db:
+            assert db.column_families == ("default",), db.column_families
+            assert db[b"after"] == b"3"
+    print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize(
+    ("rounds", "interval"),
+    [
+        (12, EAGER),
+        pytest.param(400, EAGER, marks=pytest.mark.slow),
+        pytest.param(400, USUAL, marks=pytest.mark.slow),
+    ],
+)
+def test_drop_against_threads(run_python: Run, rounds: int, interval: str) -> None:
+    """A column family dropped under its users makes their calls fail, and no write of anybody else."""
+    counts = outcome(run_python(PRELUDE + DROP, str(rounds), interval, timeout=30 + rounds * 2))
+    assert counts["drops"] == 4 * rounds
+    assert counts["dropped"] > 0
+
+
+SHARED = """
+    kind, rounds = sys.argv[1], int(sys.argv[2])
+    faulthandler.dump_traceback_later(60 + rounds, exit=True)
+    sys.setswitchinterval(1e-6)
+    keys = [b"%d" % number for number in range(10)]
+
+    def cursor(source, number):
+        for step in range(40):
+            if number == 0:
+                shared.seek(b"7")
+            elif shared.valid():
+                (shared.next if step % 3 else shared.prev)()
+            else:
+                shared.seek_to_first()
+            assert shared.key() in (None, *keys)
+
+    def scan(source, number):
+        while True:
+            try:
+                rows.append(next(shared))
+            except StopIteration:
+                return
+            except saferocks.ConcurrentUseError:
+                out["refused"] += 1
+
+    def loops(source, number):
+        for row in shared:
+            rows.append(row)
+
+    def run(source, action, number):
+        barrier.wait()
+        while True:
+            try:
+                action(source, number)
+                out["fine"] += 1
+                return
+            except (saferocks.ConcurrentUseError, saferocks.InvalidArgumentError):
+                out["refused"] += 1
+                if action is loops:
+                    return
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                fail("in round", round)
+
+    with saferocks.open("db") as db:
+        for key in keys:
+            db[key] = b"v"
+        with db.snapshot() as snap:
+            for round in range(rounds):
+                source = snap if kind.startswith("snapshot") else db
+                action = cursor if kind.endswith("cursor") else loops if kind.endswith("loops") else scan
+                bounds = {"lower_bound": b"0", "upper_bound": b":"} if round % 2 else {}
+                with source.iter(**bounds) if action is cursor else source.keys(**bounds) as shared:
+                    if kind.endswith("iterator"):
+                        shared = iter(shared)
+                    rows = []
+                    barrier = threading.Barrier(3)
+                    threads = [threading.Thread(target=run, args=(source, action, number)) for number in range(3)]
+                    for thread in threads:
+                        thread.start()
+                    join(threads)
+                    if action is not cursor and sorted(rows) != keys:
+                        fail("rows", sorted(rows))
+    print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize("rounds", [40, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("source", ["database", "snapshot"])
+@pytest.mark.parametrize("kind", ["cursor", "scan", "iterator", "loops"])
+def test_one_iterator_shared_by_threads(run_python: Run, source: str, kind: str, rounds: int) -> None:
+    """Threads that share one cursor or scan get each row once, or ConcurrentUseError, and never crash."""
+    counts = outcome(run_python(PRELUDE + SHARED, f"{source}_{kind}", str(rounds), timeout=60 + rounds))
+    assert counts["fine"] >= rounds
+
+
+VIEWS = """
+    rounds = int(sys.argv[1])
+    faulthandler.dump_traceback_later(60 + rounds, exit=True)
+    sys.setswitchinterval(1e-6)
+
+    # Threads scan one snapshot of their own while another one releases it.
+    def read(snap):
+        ready.release()
+        try:
+            while True:
+                with snap.keys() as keys, snap.iter() as cursor:
+                    cursor.seek_to_first()
+                    assert len([key for key in keys]) == 50
+                    assert cursor.key() == b"00"
+                    cursor.next()
+                    assert cursor.value() == b"v"
+                assert snap[b"07"] == b"v"
+                out["read"] += 1
+        except saferocks.HandleClosedError as error:
+            if "database closed" in str(error):
+                fail("named the wrong reason:", error)
+            out["refused"] += 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            fail("in round", round)
+
+    ready = threading.Semaphore(0)
+    with saferocks.open("db", statistics=True) as db:
+        for number in range(50):
+            db[b"%02d" % number] = b"v"
+        for round in range(rounds):
+            with db.snapshot() as snap:
+                threads = [threading.Thread(target=read, args=(snap,)) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for _ in threads:
+                    ready.acquire()
+                for _ in range(random.randrange(3000)):
+                    pass
+            join(threads)
+            report = db.audit()
+            if not report.ok or report.live_iterators or report.live_snapshots:
+                fail("left", report)
+    print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_a_snapshot_released_under_its_readers(run_python: Run, rounds: int) -> None:
+    """Scans and cursors of a snapshot that another thread releases raise HandleClosedError, and nothing stays."""
+    counts = outcome(run_python(PRELUDE + VIEWS, str(rounds), timeout=60 + rounds))
+    assert counts["refused"] == 3 * rounds
+
+
+FALSE_LEAKS = """
+    rounds = int(sys.argv[1])
+    faulthandler.dump_traceback_later(60 + rounds, exit=True)
+    sys.setswitchinterval(1e-6)
+
+    def run(db):
+        ready.release()
+        try:
+            while True:
+                with db.items() as items:
+                    next(items, None)
+                out["fine"] += 1
+        except saferocks.HandleClosedError:
+            pass
+
+    ready = threading.Semaphore(0)
+    for round in range(rounds):
+        db = saferocks.open("db", policy="raise").__enter__()
+        threads = [threading.Thread(target=run, args=(db,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            ready.acquire()
+        leaked = 0
+        try:
+            db.close()
+        except saferocks.LeakedHandlesError as error:
+            leaked = sum(leak.count for leak in error.leaks)
+            if {leak.escape for leak in error.leaks} != {"still open when its database closed"}:
+                fail(error)
+        join(threads)
+        if leaked > 2:
+            fail("two threads held a handle each, and leaked", leaked)
+        out["leaked"] += leaked
+        try:
+            saferocks.check()
+        except saferocks.LeakedHandlesError as error:
+            fail("after the close:", error)
+    print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize("rounds", [60, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_no_leak_is_invented(run_python: Run, rounds: int) -> None:
+    """A close under the policy `raise` names no more handles than the other threads had open."""
+    assert outcome(run_python(PRELUDE + FALSE_LEAKS, str(rounds), timeout=60 + rounds))["fine"] > 0
+
+
+COLLECTOR = """
+    rounds = int(sys.argv[1])
+    faulthandler.dump_traceback_later(60 + rounds, exit=True)
+    sys.unraisablehook = lambda unraisable: fail("unraisable", repr(unraisable.exc_value))
+
+    class Node: pass
+
+    def litter(db):
+        node = Node()
+        node.itself, node.snap = node, db.snapshot().__enter__()
+        node.items = node.snap.items().__enter__()
+        next(node.items)
+        node.batch = saferocks.WriteBatch(raw_mode=True)
+
+    saferocks.configure(policy="ignore")
+    for round in range(rounds):
+        with saferocks.open("db", statistics=True) as db:
+            if round == 0:
+                db.create_column_family("f")
+            for number in range(20):
+                db[b"%02d" % number] = b"v"
+            gc.set_threshold(1 + round % 7, 1 + round % 3, 1)
+            for number in range(10):
+                litter(db)
+                with db.snapshot(column_families=["f"]) as snap, snap.items() as items, db.keys() as keys:
+                    litter(db)
+                    assert len(list(items)) == len(list(keys)) == 20
+                    db.handles()
+                with db.write_batch() as batch:
+                    litter(db)
+                    batch.put(b"00", b"v", db.get_column_family_handle("f"))
+                db.memory()
+                saferocks.open_handles()
+                with db.iter() as cursor:
+                    cursor.seek_to_last()
+                    litter(db)
+                    assert cursor.key() == b"19"
+            gc.set_threshold(700, 10, 10)
+            gc.collect()
+            report = db.audit()
+            if not report.ok or report.live_iterators or report.live_snapshots or len(db.handles()) > 40:
+                fail(report, len(db.handles()))
+    print(json.dumps({"rounds": rounds}))
+"""
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(500, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_finalizers_inside_every_call(run_python: Run, rounds: int) -> None:
+    """With a collection at nearly every allocation, leaked handles are released inside other calls, unharmed."""
+    assert outcome(run_python(PRELUDE + COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds
