@@ -176,6 +176,7 @@ CLOSE = """
 
     def collect(db, number):
         gc.collect()
+        db.latest_sequence_number()
 
     actions = [globals()[name] for name in names]
 
