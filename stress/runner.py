@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _REFRESH_SECONDS = 0.2
+#: How long an interrupted run waits for its legs to end.
+_STOP_SECONDS = 10.0
 
 
 class Observer(Protocol):
@@ -102,12 +104,13 @@ def _judge(record: Record, job: LegJob, future: Future[LegOutcome]) -> LegReport
 
 def _interrupt(record: Record, futures: dict[Future[LegOutcome], LegJob]) -> None:
     """End what runs, and record what there is of it."""
+    record.save()  # at once: whoever is impatient may press Ctrl-C again
     for future in futures:
         future.cancel()
     stop_legs()
-    wait(futures)
+    wait(futures, timeout=_STOP_SECONDS)  # legs on other machines are beyond our reach
     reported = {report.job for report in record.reports}
     for future, job in futures.items():
-        if not future.cancelled() and job not in reported:
+        if future.done() and not future.cancelled() and job not in reported:
             _judge(record, job, future)
     record.save()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from stress import jobs
 from stress.jobs import LegJob, LegOutcome, run_leg
 from stress.judging import Status
 from stress.leg import PLANTED, sampling_interval
@@ -110,6 +112,15 @@ def test_jobs_and_outcomes_can_be_sent_anywhere() -> None:
     job = LegJob("iterator-leak", "raw", 1.0, 1, "file")
     outcome = LegOutcome(0, "")
     assert pickle.loads(pickle.dumps((run_leg, job, outcome))) == (run_leg, job, outcome)
+
+
+def test_settings_in_the_environment_do_not_reach_a_leg(monkeypatch) -> None:
+    """A policy set for the shell neither silences nor sharpens the guard of a leg."""
+    monkeypatch.setenv("SAFEROCKS_POLICY", "ignore")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    found = jobs._environment()
+    assert not any(name.startswith("SAFEROCKS_") for name in found)
+    assert found["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "elsewhere"]
 
 
 def test_a_leg_that_crashes_is_red_and_says_why(tmp_path) -> None:

@@ -32,9 +32,9 @@ class Sizes:
         closing: Handles open when a database closes.
     """
 
-    points: int = 10_000
+    points: int = 1000
     rows: int = rows.ROWS
-    repeats: int = 10_000
+    repeats: int = 1000
     many: int = 1_000_000
     closing: int = 100_000
 

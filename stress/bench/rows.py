@@ -20,6 +20,7 @@ ROWS = 200_000
 _POINT_BUDGET = 1.10
 _SCAN_BUDGET = 1.15
 _SEEK_BUDGET = 1.5
+_SCAN_ROUNDS = 30
 _VALUE = b"v" * 100
 _KEYS_AT_ONCE, _BATCH_ROWS, _SOUGHT_ROWS = 100, 1000, 10
 
@@ -106,7 +107,7 @@ def _safe_batches(database: saferocks.Rdict, batches: list[list[bytes]]) -> None
 
 
 def _scans(bare: rocksdict.Rdict, safe: saferocks.Rdict, keys: list[bytes], rows: int) -> Iterator[Row]:
-    pair = compare(lambda: _bare_scan(bare), lambda: _safe_scan(safe), rows)
+    pair = compare(lambda: _bare_scan(bare), lambda: _safe_scan(safe), rows, _SCAN_ROUNDS)
     yield pair.ratio(f"scan of {rows:,} rows", _SCAN_BUDGET)
     pair = compare(lambda: _bare_items(bare, keys), lambda: _safe_items(safe, keys), len(keys))
     yield pair.ratio("items: seek + 10 rows", _SEEK_BUDGET)
