@@ -290,7 +290,7 @@ class WriteBatch(BatchWrites):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores."""
-        self._record.live.set_dumps(dumps)
+        _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
 
     def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
         """Write what names no column family to this one; None for the default one."""

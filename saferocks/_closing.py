@@ -7,6 +7,7 @@ released, youngest first, and last the database itself. From then on the path ca
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,17 @@ def _children(owner: DatabaseOwner) -> list[HandleRecord]:
 
 def _wait_for_openings(owner: DatabaseOwner, deadline: float) -> None:
     """Wait for handles that another thread is opening; they find `closing` set and give up."""
-    while any(child.native is None and child.reason is None for child in _children(owner)):
+    while any(_is_being_opened(child) for child in _children(owner)):
         if time.monotonic() >= deadline:
             raise BusyError("Resource busy: a handle is still being opened", code=11)
         time.sleep(_PAUSE)
+
+
+def _is_being_opened(child: HandleRecord) -> bool:
+    """Tell whether an opening is under way; one of this thread, or of one that is gone, was interrupted."""
+    if child.native is not None or child.reason is not None or child.thread == threading.get_ident():
+        return False
+    return any(thread.ident == child.thread for thread in threading.enumerate())
 
 
 def _release_all(record: FamilyRecord, deadline: float) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, events
+from saferocks import _directory, _engine, events
 from saferocks._batch import check_range
 from saferocks._handle import Handle, open_handle
 from saferocks._iterator import NATIVE_SCANS, SCANS, BoundedCursorRecord, CursorRecord, RdictIter, ScanRecord
@@ -213,8 +214,11 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
             paths: The files, made with `SstFileWriter`.
             opts: Whether to move the files, and more.
         """
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise TypeError(f"paths is {paths!r}; give a list of paths")
         arguments = () if opts is None else (opts,)
-        _engine.call(self._record.sink.ingest_external_file, [str(path) for path in paths], *arguments)
+        files = [_directory.text_path(path) for path in paths]
+        _engine.call(self._record.sink.ingest_external_file, files, *arguments)
 
     # ---- scans
 
@@ -285,13 +289,13 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
-        _engine.call(self._record.live.set_dumps, dumps)
+        _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
         if self._record.kind == "database":
             self._record.owner.dumps = dumps
 
     def set_loads(self, loads: Callable[[bytes], Any]) -> None:
         """Decode with `loads` what `dumps` has encoded (instead of unpickling)."""
-        _engine.call(self._record.live.set_loads, loads)
+        _engine.call(self._record.live.set_loads, _engine.check_callable("loads", loads))
 
     def set_read_options(self, read_opt: ReadOptions) -> None:
         """Use these options for point reads from now on; their bounds do not apply."""

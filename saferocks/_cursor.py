@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from saferocks._ordering import check_key
 from saferocks.errors import ConcurrentUseError, HandleClosedError
 
 if TYPE_CHECKING:
@@ -75,10 +76,12 @@ class BoundedCursor:
 
     def seek(self, key: Key) -> None:
         """Go to the first row at or after a key."""
+        check_key(key, self._bounds.raw)
         seek_start(self._cursor, False, self._bounds, key)
 
     def seek_for_prev(self, key: Key) -> None:
         """Go to the last row at or before a key."""
+        check_key(key, self._bounds.raw)
         seek_start(self._cursor, True, self._bounds, key)
 
     def next(self) -> None:

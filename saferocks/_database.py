@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from saferocks.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from rocksdict import Options, WriteOptions
@@ -212,6 +213,7 @@ class Rdict(FamilyAccess):
         Raises:
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
+        self._check_family(name)  # before the lock, which a close holds
         with self._record.owner.lock:  # so that it is not dropped in between
             self._check_family(name)
             return self._family(name, lambda main: main.get_column_family(name))
@@ -223,6 +225,7 @@ class Rdict(FamilyAccess):
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
         main = self._main
+        self._check_family(name)
         with self._record.owner.lock:
             self._check_family(name)
             record = FamilyRecord(self._record.owner, name, is_table=False)
@@ -246,6 +249,7 @@ class Rdict(FamilyAccess):
         owner.check_writable("create_column_family()")
         _check_name(name)
         with owner.lock:
+            self._record.live
             if name in owner.families:
                 raise InvalidArgumentError(f"Invalid argument: Column family already exists: {name!r}", code=4)
             options = _engine.new_options(owner.raw) if options is None else options
@@ -269,6 +273,7 @@ class Rdict(FamilyAccess):
         owner.check_writable("drop_column_family()")
         if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
             raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
+        self._check_family(name)
         with owner.lock:
             self._check_family(name)
             self._release_family(name)
@@ -357,7 +362,7 @@ class Rdict(FamilyAccess):
         _engine.throw(failure)
 
     def _snapshot_names(self, column_families: Iterable[str]) -> tuple[str, ...]:
-        if isinstance(column_families, str):
+        if isinstance(column_families, str) or not isinstance(column_families, Iterable):
             raise TypeError(f"column_families is {column_families!r}; give a list of names")
         others = tuple(dict.fromkeys(column_families))
         for name in others:

@@ -358,6 +358,13 @@ def refuse_pickle_dumps(value: object) -> NoReturn:
     )
 
 
+def check_callable(name: str, value: Any) -> Any:
+    """Return a coder if it is callable: rocksdict takes anything, and fails at the first value."""
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; give a function")
+    return value
+
+
 def forbid_pickle(rdict: Any) -> None:
     """Make a native database or writer refuse pickles in both directions (D12)."""
     rdict.set_dumps(refuse_pickle_dumps)

@@ -181,7 +181,7 @@ class SstFileWriter(Handle[SstRecord]):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
-        self._record.live.set_dumps(dumps)
+        _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
 
     def __setitem__(self, key: Key, value: Any) -> None:
         try:

@@ -116,6 +116,13 @@ class HandleRecord(Record):
             self.state = RELEASED
         return self.closed_error()
 
+    def refused(self) -> HandleClosedError:
+        """Release a handle that was not let into its `with`, and return the error to raise."""
+        error = self.too_late()
+        if self.kind != "database":  # which is being closed by whoever came first
+            release(self, Reason.DATABASE_CLOSED)
+        return error
+
     def disable(self) -> Any:
         """Let no new call start; return what calls went through, or None if the handle was not in use."""
         try:
@@ -244,7 +251,7 @@ class Handle(Generic[RecordT]):
             record.live = record.native if record.is_plain else record.activate()
             if record.reason is None and not record.owner.closing:
                 return self
-            raise record.too_late()
+            raise record.refused()
         if record.state is USED:
             record.state = ENTERED
             return self

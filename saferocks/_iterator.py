@@ -10,10 +10,10 @@ accordingly: so a scan that was cut short never looks finished (D4), and goes on
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Generator, Iterator
 from itertools import chain
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
@@ -69,16 +69,20 @@ _PICKS: dict[str, Callable[[Any, Key], Any]] = {
 NATIVE_SCANS = {"items": "items", "keys": "keys", "values": "items", "columns": "entities", "entities": "entities"}
 
 
+#: Which thread iterates over which scan, by the id of its record; `setdefault` claims atomically.
+#: A second thread would find the generator running.
+_readers: dict[int, int] = {}
+
+
 class ScanRecord(HandleRecord):
     """The record of a scan.
 
     Attributes:
         failure: The error that ended the scan, raised again by every later use.
-        reader: The thread that iterates; a second one would find the generator running.
         rows: The generator of the rows; None until the scan is entered, and once it is over.
     """
 
-    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows")
+    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "rows")
 
     kind = "iterator"
     depth = 4
@@ -92,7 +96,6 @@ class ScanRecord(HandleRecord):
         self.bounds = bounds
         self.from_key = from_key
         self.failure: BaseException | None = None
-        self.reader: int | None = None
         self.rows: Any = None
         Record.__init__(self, owner, label)
 
@@ -129,6 +132,7 @@ class ScanRecord(HandleRecord):
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
+        _readers.pop(self.id, None)
         rows, self.rows = self.rows, None
         if rows is None or self.reason is EXHAUSTED:  # then it is the generator itself that releases
             return
@@ -343,10 +347,8 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
     def __iter__(self) -> Iterator[Row]:
         record = self._record
         rows = record.live
-        reader = threading.get_ident()
-        if record.reader is None:
-            record.reader = reader
-        elif record.reader != reader and record.reason is None:
+        reader = get_ident()
+        if _readers.setdefault(record.id, reader) != reader and record.reason is None:
             where = _registry.format_site(record.site)
             raise ConcurrentUseError(
                 f"iterator opened at {where} is being iterated by another thread; open one for each thread"
@@ -355,7 +357,6 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
 
     def __next__(self) -> Row:
         record = self._record
-        record.reader = record.reader or threading.get_ident()
         rows = record.live
         try:
             row: Row = next(rows)
@@ -416,7 +417,7 @@ class CursorRecord(HandleRecord):
     is_plain = True
 
     def __init__(self, owner: Owner, label: str | None) -> None:
-        self.moving = threading.Lock()
+        self.moving = Lock()
         Record.__init__(self, owner, label)
 
     @property
@@ -438,7 +439,7 @@ class BoundedCursorRecord(CursorRecord):
 
     def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
         self.bounds = bounds
-        self.moving = threading.Lock()
+        self.moving = Lock()
         Record.__init__(self, owner, label)
 
     def activate(self) -> Any:

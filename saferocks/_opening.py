@@ -201,8 +201,8 @@ def _mode(request: Request, found: _directory.Directory, default_raw: bool) -> b
 def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> Opened:
     loaded = _engine.load_options(request.path) if found.is_database else None
     options, on_disk = _options(request, loaded, raw)
-    if found.is_database and on_disk is None and request.column_families is None:
-        on_disk = dict.fromkeys(_engine.list_families(request.path), options)
+    if found.is_database and request.column_families is None:  # the OPTIONS file may be an old one, or missing
+        on_disk = {**dict.fromkeys(_engine.list_families(request.path), options), **(on_disk or {})}
     families = _engine.families_in_force(request.options, request.column_families, on_disk)
     if request.statistics:
         options.enable_statistics()
@@ -247,7 +247,7 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
             if "(os error " not in str(error):
                 raise
             # rocksdict could not make the directory, and does not say which
-            text = f"{error}: while making {request.path!r}; give a path in which this process may make a directory"
+            text = f"IO error: cannot make {request.path!r}: {error}; give a path in which directories can be made"
             raise IOFailedError(text, code=5) from None
 
 

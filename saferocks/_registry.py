@@ -129,6 +129,8 @@ class Record:
     stack: tuple[Site, ...]
 
     def __init__(self, owner: Owner, label: str | None = None) -> None:
+        if label is not None and not isinstance(label, str):
+            raise TypeError(f"label is {label!r}; give a str")
         trace = owner.own_trace or _settings.current.trace
         if trace == "off":
             self.site, self.stack = _NOWHERE, ()
