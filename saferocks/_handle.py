@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, add_note
+from saferocks.errors import HandleClosedError, HandleError, SaferocksError, add_note
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -109,14 +109,14 @@ class HandleRecord(Record):
         if self.reason is not None or self.owner.closing:
             raise self.too_late()
 
-    def too_late(self) -> HandleClosedError:
+    def too_late(self) -> SaferocksError:
         """Undo `start` after a release or close, and return the error to raise."""
         self.disable()
         if self.reason is not None:
             self.state = RELEASED
         return self.closed_error()
 
-    def refused(self) -> HandleClosedError:
+    def refused(self) -> SaferocksError:
         """Release a handle that was not let into its `with`, and return the error to raise."""
         error = self.too_late()
         if self.kind != "database":  # which is being closed by whoever came first
@@ -144,7 +144,7 @@ class HandleRecord(Record):
         """Answer a use after release: an error, or for a finished scan its end."""
         raise self.closed_error()
 
-    def closed_error(self) -> HandleClosedError:
+    def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
         where = _registry.format_site(self.site)
         why = (self.reason or Reason.DATABASE_CLOSED).value

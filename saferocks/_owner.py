@@ -10,7 +10,7 @@ from saferocks import _engine, _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
-from saferocks.errors import ColumnFamilyDroppedError, HandleClosedError, ReadOnlyError
+from saferocks.errors import ColumnFamilyDroppedError, ReadOnlyError, SaferocksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,8 +120,10 @@ class FamilyRecord(HandleRecord):
         """Put back what `disable` took."""
         self.live = self.activate()
 
-    def closed_error(self) -> HandleClosedError:
+    def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
+        if self.reason is Reason.FAMILY_DROPPED:
+            return self.dropped_error()
         where = _registry.format_site(self.site)
         if self.kind == "database":
             return DatabaseClosedError(
@@ -133,12 +135,6 @@ class FamilyRecord(HandleRecord):
             f"DB instance already closed: column family {self.family!r} opened at {where} was released {why}; "
             f"use it inside '{self.remedy}'"
         )
-
-    def after_release(self) -> Any:
-        """Answer a use after release."""
-        if self.reason is Reason.FAMILY_DROPPED:
-            raise self.dropped_error()
-        raise self.closed_error()
 
     def dropped_error(self) -> ColumnFamilyDroppedError:
         """Return the error for a use of a column family that was dropped.
