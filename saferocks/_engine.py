@@ -302,6 +302,11 @@ def open_native(
     return call(_native.Rdict, path, options, column_families, native_access)
 
 
+def file_names(rdict: Any) -> frozenset[str]:
+    """Return the names of the SST files that a native database consists of."""
+    return frozenset(file["name"] for file in call(rdict.live_files))
+
+
 def families_in_force(
     options: Options | None, given: Mapping[str, Options] | None, loaded: Mapping[str, Options] | None
 ) -> dict[str, Options] | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _directory, _engine
 from saferocks._options import AccessType
 from saferocks._settings import policy_or_none, trace_or_none
-from saferocks.errors import InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
+from saferocks.errors import CorruptionError, InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 
 if TYPE_CHECKING:
     from rocksdict import Options
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saferocks._settings import Policy, Trace
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
+_SECONDARY_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,12 @@ def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> O
     if request.statistics:
         options.enable_statistics()
     native = _open_when_unlocked(request, options, families)
+    if request.access.name == "secondary":
+        try:
+            _check_secondary(native, request, options, families)
+        except BaseException:
+            _engine.close_native(native, time.monotonic())
+            raise
     if not raw and not request.allow_pickle:
         _engine.forbid_pickle(native)
     return Opened(native, options, raw, frozenset(families or {}) | {_engine.DEFAULT_FAMILY})
@@ -255,3 +262,23 @@ def _locked(error: LockedError, request: Request) -> LockedError:
     waited = f" after waiting {request.lock_timeout:g} s" if request.lock_timeout else ""
     text = f"{error}; the database is open elsewhere{waited}: close it there, or wait for it with lock_timeout="
     return LockedError(text, code=error.code, subcode=error.subcode)
+
+
+def _check_secondary(native: Any, request: Request, options: Options, families: dict[str, Options] | None) -> None:
+    """Refuse a secondary that shows an older state, or none, because files are damaged (D23).
+
+    RocksDB's secondary silently goes back to the last state whose files are all whole. Opened for
+    reading, the same database fails, or has other files.
+    """
+    for _ in range(_SECONDARY_ATTEMPTS):
+        primary = _engine.open_native(request.path, options, families, AccessType.read_only().native())
+        files, expected = _engine.file_names(native), _engine.file_names(primary)
+        _engine.close_native(primary, time.monotonic())
+        if files == expected:
+            return
+        _engine.call(native.try_catch_up_with_primary)  # the primary may have moved on in between
+    raise CorruptionError(
+        f"Corruption: the secondary of {request.path!r} does not see files {sorted(expected - files)!r} that the "
+        "database consists of; they are damaged or missing: restore them, or open it as read_only to be told more",
+        code=2,
+    )
