@@ -459,9 +459,7 @@ REENTERED_HANDLER = """
 
     logging.getLogger().addHandler(Collecting())
     with saferocks.open("db") as db:
-        logging.getLogger("program").warning("the program's own event")
-        db.items()
-        db.handles()
+        logging.getLogger().warning("the program's own event")
 """
 
 
@@ -469,8 +467,7 @@ def test_a_leak_found_inside_a_handler(run_python: Run) -> None:
     """A handle that leaks inside a logging handler neither recurses without end nor deadlocks."""
     run = run_python(REENTERED_HANDLER)
     assert (run.returncode, run.stderr) == (0, "")
-    lines = ["the program's own event", "saferocks.handle_leaked", "saferocks.handle_leaked"]
-    assert run.stdout.splitlines() == lines
+    assert run.stdout.splitlines() == ["the program's own event", "saferocks.handle_leaked"]
 
 
 # --------------------------------------------------------------------------- outliving
