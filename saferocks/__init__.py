@@ -38,8 +38,9 @@ from saferocks._engine import (
 from saferocks._files import Checkpoint, SstFileWriter
 from saferocks._guard import check
 from saferocks._handle import Scope
-from saferocks._iterator import RdictColumns, RdictEntities, RdictItems, RdictIter, RdictKeys, RdictValues
+from saferocks._iterator import RdictIter
 from saferocks._options import AccessType, ReadOptions
+from saferocks._scan import RdictColumns, RdictEntities, RdictItems, RdictKeys, RdictValues
 from saferocks._settings import configure, strict
 from saferocks._snapshot import Snapshot, SnapshotFamily
 from saferocks.errors import (

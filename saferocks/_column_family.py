@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, events
+from saferocks import _directory, _engine, _status, _views, events
 from saferocks._batch import check_range
 from saferocks._handle import Handle, open_handle
-from saferocks._iterator import NATIVE_SCANS, SCANS, BoundedCursorRecord, CursorRecord, RdictIter, ScanRecord
+from saferocks._iterator import BoundedCursorRecord, CursorRecord, RdictIter
 from saferocks._options import check_read_options, scan_options
 from saferocks._owner import FamilyRecord
-from saferocks._scans import Scans
+from saferocks._scan import NATIVE_SCANS, SCANS, ScanRecord
+from saferocks._scan_methods import ScanMethods
 from saferocks.errors import NotSupportedError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[[], 
     return family
 
 
-class FamilyAccess(Scans, Handle[FamilyRecord]):
+class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
     """The reading and writing methods of one column family."""
 
     __slots__ = ("_raw",)
@@ -255,7 +256,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         try:
             options = scan_options(read_opt, family.family in owner.plain_tables)
             start = bounds.start(backwards, from_key)
-            record.native = _engine.open_scan(family.live, NATIVE_SCANS[method], backwards, start, options)
+            record.native = _views.open_scan(family.live, NATIVE_SCANS[method], backwards, start, options)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = record.failed(error)
         else:
@@ -337,7 +338,7 @@ class FamilyAccess(Scans, Handle[FamilyRecord]):
         _engine.call(self._record.live.compact_range, begin, end, *options)
         failed = (self.property_int_value("rocksdb.background-errors") or 0) - before
         if failed > 0:  # D13: errors of a compaction are swallowed
-            raise _engine.from_text(
+            raise _status.from_text(
                 f"Corruption: RocksDB counted {failed} background errors during compact_range; its LOG says which"
             )
 

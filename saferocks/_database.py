@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _closing, _directory, _engine, _guard, _opening, _registry, events, inspection
-from saferocks._batch import BulkWriter, WriteBatch, foreign_family
-from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
+from saferocks import _closing, _directory, _engine, _guard, _opening, _registry, _views, events, inspection
+from saferocks._batch_methods import BatchMethods
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import note_failure, open_handle, release, wait_until_unused
+from saferocks._handle import note_failure, open_handle, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
 from saferocks.errors import (
-    ColumnFamilyNotFoundError,
-    EngineError,
-    InvalidArgumentError,
-    ModeMismatchError,
     NotSupportedError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
-    from rocksdict import Options, WriteOptions
+    from rocksdict import Options
 
     from saferocks._handle import Scope
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
     from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage
-
-_DEFAULT_FLUSH_BYTES = 8 << 20
-_DROP_SECONDS = 30.0
 
 
 class DatabaseRecord(FamilyRecord):
@@ -78,7 +68,7 @@ class DatabaseRecord(FamilyRecord):
             _guard.report_collected(found)
 
 
-class Rdict(FamilyAccess):
+class Rdict(BatchMethods):
     """A RocksDB database, or one of its column families.
 
     Opened by this constructor it works as rocksdict's does (typed and pickling by default), and
@@ -149,6 +139,9 @@ class Rdict(FamilyAccess):
         """The database, from one of its column families too."""
         return self._parent or self
 
+    def _another(self) -> Rdict:
+        return Rdict.__new__(Rdict)
+
     # ---- closing
 
     def close(self, *, cancel_background: bool = False) -> None:
@@ -199,116 +192,6 @@ class Rdict(FamilyAccess):
             super().__exit__(kind, error, traceback)
         else:
             self._close(error, False)
-
-    # ---- column families
-
-    @property
-    def column_families(self) -> tuple[str, ...]:
-        """The names of the column families, `default` among them, in alphabetical order."""
-        return tuple(sorted(self._record.owner.families))
-
-    def get_column_family(self, name: str) -> Rdict:
-        """Return a column family, for reading and writing; it is closed with its database.
-
-        Raises:
-            ColumnFamilyNotFoundError: If the database has none of that name.
-        """
-        self._check_family(name)  # before the lock, which a close holds
-        with self._record.owner.lock:  # so that it is not dropped in between
-            self._check_family(name)
-            return self._family(name, lambda main: main.get_column_family(name))
-
-    def get_column_family_handle(self, name: str) -> ColumnFamily:
-        """Return a column family as write batches name it; it is closed with its database.
-
-        Raises:
-            ColumnFamilyNotFoundError: If the database has none of that name.
-        """
-        main = self._main
-        self._check_family(name)
-        with self._record.owner.lock:
-            self._check_family(name)
-            record = FamilyRecord(self._record.owner, name, is_table=False)
-            return open_family_handle(main, record, lambda: main._record.live.get_column_family_handle(name))
-
-    def create_column_family(self, name: str, options: Options | None = None) -> Rdict:
-        """Make a column family (`CreateColumnFamily`).
-
-        Args:
-            name: Its name.
-            options: Its options; rocksdict's defaults in the mode of this database if left out.
-
-        Raises:
-            InvalidArgumentError: If there is one of that name.
-            ModeMismatchError: If the options are of the other mode.
-            ReadOnlyError: If the database is open for reading: made through such a handle, it
-                would destroy data of the primary (D8).
-        """
-        owner = self._record.owner
-        self._record.live
-        owner.check_writable("create_column_family()")
-        _check_name(name)
-        with owner.lock:
-            self._record.live
-            if name in owner.families:
-                raise InvalidArgumentError(f"Invalid argument: Column family already exists: {name!r}", code=4)
-            options = _engine.new_options(owner.raw) if options is None else options
-            family = self._family(name, lambda main: main.create_column_family(name, options))
-            owner.families.add(name)
-            owner.plain_tables = _directory.plain_tables(owner.name)
-        return family
-
-    def drop_column_family(self, name: str) -> None:
-        """Delete a column family and its rows (`DropColumnFamily`).
-
-        Handles of it raise ColumnFamilyDroppedError from then on; open scans of it go on.
-
-        Raises:
-            ColumnFamilyNotFoundError: If there is none of that name.
-            InvalidArgumentError: If it is the default one, which cannot be dropped.
-            BusyError: If a call on it does not end in time; it is not dropped then.
-        """
-        owner = self._record.owner
-        self._record.live
-        owner.check_writable("drop_column_family()")
-        if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
-            raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
-        self._check_family(name)
-        with owner.lock:
-            self._check_family(name)
-            self._release_family(name)
-            _engine.call(self._main._record.live.drop_column_family, name)
-            owner.families.discard(name)
-
-    def _release_family(self, name: str) -> None:
-        """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
-        deadline = time.monotonic() + _DROP_SECONDS
-        for record in reversed(_registry.in_order(self._record.owner.children)):
-            if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
-                natives = _engine.natives_in(record.native)
-                release(record, Reason.FAMILY_DROPPED)
-                wait_until_unused(natives, deadline)
-
-    def _family(self, name: str, acquire: Callable[[Any], Any]) -> Rdict:
-        family, main = Rdict.__new__(Rdict), self._main
-        family._raw = self._raw
-        record = open_handle(family, main, FamilyRecord(self._record.owner, name))
-        record.acquire(lambda: acquire(main._record.live))
-        if name != _engine.DEFAULT_FAMILY:  # which cannot be dropped
-            # D22: an iterator keeps a bare pointer to its column family, and follows it in each seek.
-            record.keeper = _engine.call(lambda: main._record.live.get_column_family_handle(name))
-        return family
-
-    def _check_family(self, name: str) -> None:
-        _check_name(name)
-        self._record.live
-        known = self.column_families
-        if name not in known:
-            raise ColumnFamilyNotFoundError(
-                f"column name `{name}` does not exist, use `create_cf` to creat it: the database at "
-                f"{self._record.owner.name!r} has {', '.join(map(repr, known))}; make it with "
-                f"db.create_column_family({name!r})"
-            )
 
     # ---- handles
 
@@ -373,120 +256,13 @@ class Rdict(FamilyAccess):
         owner, main = self._record.owner, self._main._record.live
         families = (self._record.live, *(main.get_column_family(name) for name in names[1:]))
         options = [scan_options(None, name in owner.plain_tables) for name in names] if scans else None
-        views = _engine.open_snapshot(families, options)
+        views = _views.open_snapshot(families, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
-
-    def write_batch(self, *, label: str | None = None) -> Scope[WriteBatch]:
-        """Open a batch that is written as one on a clean exit, and discarded on an exception (`Write`).
-
-        Args:
-            label: A name for it in reports.
-        """
-        self._record.live
-        record = self._main._record
-        record.owner.check_writable("write_batch()")
-        batch = WriteBatch.__new__(WriteBatch)
-        main = self._main
-        batch._prepare(main, record.owner, label, self._raw, main._new_batch, main._commit)
-        return batch
-
-    def bulk_writer(self, *, flush_bytes: int = _DEFAULT_FLUSH_BYTES, label: str | None = None) -> Scope[BulkWriter]:
-        """Open a writer for any number of rows in bounded memory.
-
-        It is not atomic: it writes one batch after the other, and what was written stays.
-
-        Args:
-            flush_bytes: Size at which a batch is written.
-            label: A name for it in reports.
-
-        Raises:
-            ValueError: If `flush_bytes` is not positive.
-        """
-        if isinstance(flush_bytes, bool) or not isinstance(flush_bytes, int):
-            raise TypeError(f"flush_bytes is {flush_bytes!r}; give a number of bytes")
-        if flush_bytes <= 0:
-            raise ValueError(f"flush_bytes is {flush_bytes}; give a positive number of bytes")
-        self._record.live
-        record = self._main._record
-        record.owner.check_writable("bulk_writer()")
-        bulk = BulkWriter.__new__(BulkWriter)
-        main = self._main
-        bulk._prepare(main, record.owner, label, self._raw, main._new_batch, main._write_native, flush_bytes)
-        return bulk
-
-    def _name_default_family(self, native: Any) -> None:
-        """Tell a native batch the default column family by its handle."""
-        _engine.call(lambda: native.set_default_column_family(self._default_handle()))
-
-    def _default_handle(self) -> Any:
-        return self._record.live.get_column_family_handle(_engine.DEFAULT_FAMILY)
-
-    def _new_batch(self) -> Any:
-        native = _engine.new_batch(self._raw)
-        if self._record.owner.dumps is not None:
-            native.set_dumps(self._record.owner.dumps)
-        return native
 
     def checkpoint(self, *, label: str | None = None) -> Scope[Checkpoint]:
         """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`)."""
         self._record.live
         return Checkpoint(self._main, label=label)
-
-    # ---- batches
-
-    def write(self, write_batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
-        """Write a batch as one, and release it (`Write`).
-
-        Args:
-            write_batch: The batch; afterwards it is used up, whether the write succeeded or not.
-            write_opt: How RocksDB writes.
-
-        Raises:
-            ModeMismatchError: If the batch is of the other mode.
-            InvalidArgumentError: If it refers to a column family of another database (D16).
-            ColumnFamilyDroppedError: If it refers to one that was dropped (D19).
-        """
-        if not isinstance(write_batch, WriteBatch):
-            raise TypeError(f"write_batch is {type(write_batch).__name__}; give a saferocks.WriteBatch")
-        self._record.live
-        self._main._commit(write_batch, write_opt)
-
-    def _commit(self, batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
-        if batch._raw != self._raw:
-            raise ModeMismatchError(
-                f"must set raw_mode={self._raw} for WriteBatch: the batch has raw_mode={batch._raw}, the database "
-                f"at {self._record.owner.name!r} has raw_mode={self._raw}"
-            )
-        batch._record.live
-        with self._unchanged(batch._families):
-            try:
-                _engine.call(self._record.sink.write, batch._record.live, write_opt)
-            except EngineError:
-                release(batch._record, Reason.FAILED)  # rocksdict has used it up
-                raise
-        release(batch._record, Reason.COMMITTED)
-
-    def _write_native(self, native: Any, families: Iterable[ColumnFamily]) -> None:
-        with self._unchanged(families):
-            _engine.call(self._record.sink.write, native)
-
-    @contextmanager
-    def _unchanged(self, families: Iterable[ColumnFamily]) -> Iterator[None]:
-        """Check the column families of a batch, and let none of them be dropped before it is written.
-
-        What is refused here has not reached RocksDB, and the batch is as it was.
-        """
-        self._record.sink
-        if not families:
-            yield
-            return
-        owner = self._record.owner
-        with owner.lock:
-            for family in families:
-                if family._record.owner is not owner:
-                    raise foreign_family(family, owner)
-                family._record.live
-            yield
 
     # ---- the whole database
 
@@ -553,11 +329,6 @@ class Rdict(FamilyAccess):
     def list_cf(path: str, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
         return _engine.list_families(text_path(path), options)
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
 
 
 def open(  # noqa: A001 - the word for it, as in `dbm.open`

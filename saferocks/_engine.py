@@ -86,7 +86,7 @@ from rocksdict import (
     WriteOptions as WriteOptions,
 )
 
-from saferocks import errors
+from saferocks import _status, errors
 from saferocks.errors import EngineError, HandleClosedError
 
 if TYPE_CHECKING:
@@ -95,11 +95,8 @@ if TYPE_CHECKING:
 
 #: Exported by rocksdict, though its stub does not list it.
 FlushOptions: Any = _native.FlushOptions  # type: ignore[attr-defined]
-SCAN_METHODS = ("items", "keys", "values", "columns", "entities")
 DEFAULT_FAMILY = "default"
 
-#: How often a view is taken anew because a writer came in between, before the caller hears of it.
-VIEW_ATTEMPTS = 1000
 #: Seconds between looks at a call in flight.
 _PAUSE = 0.0005
 
@@ -112,63 +109,8 @@ _PACKAGE = __file__.rpartition("_engine")[0]
 
 # --------------------------------------------------------------------------- errors (D11)
 
-_STATUSES: tuple[tuple[str, int, type[EngineError]], ...] = (
-    ("NotFound: ", 1, EngineError),
-    ("Corruption: ", 2, errors.CorruptionError),
-    ("Not implemented: ", 3, errors.NotSupportedError),
-    ("Invalid argument: ", 4, errors.InvalidArgumentError),
-    ("IO error: ", 5, errors.IOFailedError),
-    ("Merge in progress: ", 6, EngineError),
-    ("Result incomplete: ", 7, errors.IncompleteError),
-    ("Shutdown in progress: ", 8, errors.ShutdownError),
-    ("Operation timed out: ", 9, errors.TimedOutError),
-    ("Operation aborted: ", 10, errors.AbortedError),
-    ("Resource busy: ", 11, errors.BusyError),
-    ("Operation expired: ", 12, EngineError),
-    ("Operation failed. Try again.: ", 13, errors.TryAgainError),
-    ("Compaction too large: ", 14, EngineError),
-    ("Column family dropped: ", 15, errors.ColumnFamilyDroppedError),
-)
-# Texts that say more than their status does; the first that is found decides.
-_REFINEMENTS: tuple[tuple[str, type[EngineError]], ...] = (
-    ("lock hold by current process", errors.LockedError),
-    ("While lock file", errors.LockedError),
-    ("No space left on device", errors.NoSpaceError),
-    ("operation in read only mode", errors.ReadOnlyError),
-    ("operation in secondary mode", errors.ReadOnlyError),
-    ("Column family not found", errors.ColumnFamilyNotFoundError),
-    ("Column families not opened", errors.InvalidArgumentError),
-    ("does not match existing comparator", errors.ModeMismatchError),
-    ("must set raw_mode=", errors.ModeMismatchError),
-    ("should have raw_mode=", errors.ModeMismatchError),
-    ("Invalid column family: ", errors.ColumnFamilyNotFoundError),
-    ("use `create_cf` to creat it", errors.ColumnFamilyNotFoundError),
-    ("Cannot call this method without first", errors.InvalidArgumentError),
-    ("(os error ", errors.IOFailedError),
-)
-_SUBCODES = (
-    "No space left on device",
-    "Stale file handle",
-    "Memory limit reached",
-    "No such file or directory",
-    "Space limit reached",
-    "Path not found",
-)
 _BAD_TYPES = ("raw mode only support bytes", "Only support `string`")
 _TRANSLATED = (Exception, RuntimeError, _native.DbClosedError, KeyError, ValueError)
-_PATTERN_UNOPENED = re.compile(r"Column families not opened: (.*)")
-
-
-def from_text(text: str) -> EngineError:
-    """Turn an error text of RocksDB or rocksdict into the typed error that starts with that text."""
-    code, kind = next(((c, k) for prefix, c, k in _STATUSES if text.startswith(prefix)), (None, EngineError))
-    kind = next((refined for mark, refined in _REFINEMENTS if mark in text), kind)
-    subcode = next((sub for sub in _SUBCODES if sub in text), None)
-    error = kind(text, code=code, subcode=subcode)
-    unopened = _PATTERN_UNOPENED.search(text)
-    if unopened:
-        errors.add_note(error, f"add {unopened[1]} to column_families=, or leave it out to open all of them")
-    return error
 
 
 def translate(error: BaseException) -> BaseException:
@@ -178,7 +120,7 @@ def translate(error: BaseException) -> BaseException:
     as they are.
     """
     if type(error).__name__ == "PanicException":
-        return from_text(f"Corruption: rocksdict panicked: {error}")
+        return _status.from_text(f"Corruption: rocksdict panicked: {error}")
     if type(error) not in _TRANSLATED or _foreign_traceback(error) is not None:
         return error
     if isinstance(error, _native.DbClosedError):
@@ -192,7 +134,7 @@ def translate(error: BaseException) -> BaseException:
         return error
     if text.startswith("names and values"):
         return ValueError(text)
-    return from_text(text)
+    return _status.from_text(text)
 
 
 def _foreign_traceback(error: BaseException) -> TracebackType | None:
@@ -377,7 +319,7 @@ def forbid_pickle(rdict: Any) -> None:
         rdict.set_loads(refuse_pickle_loads)
 
 
-# --------------------------------------------------------------------------- views (D1, D4)
+# --------------------------------------------------------------------------- new native objects
 
 
 def read_options(settings: Iterable[tuple[str, Any]]) -> Any:
@@ -386,48 +328,6 @@ def read_options(settings: Iterable[tuple[str, Any]]) -> Any:
     for name, value in settings:
         call(getattr(native, name), value)
     return native
-
-
-def open_scan(rdict: Any, method: str, backwards: bool, start: Any, read_opt: Any) -> tuple[Any, Any]:
-    """Open a fast scan and a plain cursor that see the same state (D4).
-
-    `items` and its like never say why they ended; a plain cursor over the same state can. Equal
-    sequence numbers around both openings prove that no write came in between.
-    """
-    scan, cursor = getattr(rdict, method), rdict.iter
-    sequence = rdict.latest_sequence_number
-    for _ in range(VIEW_ATTEMPTS):
-        before = sequence()
-        view = scan(backwards, start, read_opt), cursor(read_opt)
-        if sequence() == before:
-            return view
-    raise _never_settled("scan")
-
-
-def open_snapshot(families: tuple[Any, ...], cursor_options: list[Any] | None) -> tuple[tuple[Any, Any], ...]:
-    """Open native snapshots, and cursors pinned to the same state, for several column families (D1).
-
-    The scans of a native snapshot read live data; an open cursor is a fixed view.
-
-    Args:
-        families: The native column families.
-        cursor_options: Read options of the cursor of each; None for snapshots without cursors.
-    """
-    sequence = families[0].latest_sequence_number
-    for _ in range(VIEW_ATTEMPTS):
-        before = sequence()
-        snapshots = [family.snapshot() for family in families]
-        cursors = [family.iter(each) for family, each in zip(families, cursor_options or (), strict=False)]
-        views = tuple(zip(snapshots, cursors or [None] * len(families), strict=True))
-        if sequence() == before:
-            return views
-    raise _never_settled("snapshot")
-
-
-def _never_settled(what: str) -> errors.BusyError:
-    return errors.BusyError(
-        f"Resource busy: writers came in between on each of {VIEW_ATTEMPTS} tries to open a {what}; try again", code=11
-    )
 
 
 def new_batch(raw: bool) -> Any:

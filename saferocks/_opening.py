@@ -270,15 +270,17 @@ def _check_secondary(native: Any, request: Request, options: Options, families: 
     RocksDB's secondary silently goes back to the last state whose files are all whole. Opened for
     reading, the same database fails, or has other files.
     """
+    missing: list[str] = []
     for _ in range(_SECONDARY_ATTEMPTS):
         primary = _engine.open_native(request.path, options, families, AccessType.read_only().native())
         files, expected = _engine.file_names(native), _engine.file_names(primary)
         _engine.close_native(primary, time.monotonic())
         if files == expected:
             return
+        missing = sorted(expected - files)
         _engine.call(native.try_catch_up_with_primary)  # the primary may have moved on in between
     raise CorruptionError(
-        f"Corruption: the secondary of {request.path!r} does not see files {sorted(expected - files)!r} that the "
+        f"Corruption: the secondary of {request.path!r} does not see files {missing!r} that the "
         "database consists of; they are damaged or missing: restore them, or open it as read_only to be told more",
         code=2,
     )

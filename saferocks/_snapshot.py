@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
 from saferocks._handle import Handle, HandleRecord, open_handle, release
-from saferocks._iterator import SCANS, RdictIter, SharedCursorRecord, SharedScanRecord
+from saferocks._iterator import RdictIter, SharedCursorRecord
 from saferocks._registry import Reason
-from saferocks._scans import Scans
+from saferocks._scan import SCANS, SharedScanRecord
+from saferocks._scan_methods import ScanMethods
 from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class PointSnapshotRecord(SnapshotRecord):
     disposes = False
 
 
-class SnapshotReads(Scans):
+class SnapshotReads(ScanMethods):
     """The reading methods of a snapshot and of its views of column families."""
 
     __slots__ = ()

@@ -10,19 +10,13 @@ from saferocks._options import check_read_options
 
 if TYPE_CHECKING:
     from saferocks._handle import Scope
-    from saferocks._iterator import (
-        RdictColumns,
-        RdictEntities,
-        RdictItems,
-        RdictIter,
-        RdictKeys,
-        RdictValues,
-    )
+    from saferocks._iterator import RdictIter
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
+    from saferocks._scan import RdictColumns, RdictEntities, RdictItems, RdictKeys, RdictValues
 
 
-class Scans:
+class ScanMethods:
     """Openers of scans and cursors; each returns a scope to be entered."""
 
     __slots__ = ()

@@ -1,0 +1,151 @@
+"""The methods by which a database gives, makes and drops its column families."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _directory, _engine, _registry
+from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
+from saferocks._handle import open_handle, release, wait_until_unused
+from saferocks._owner import FamilyRecord
+from saferocks._registry import Reason
+from saferocks.errors import ColumnFamilyNotFoundError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rocksdict import Options
+    from typing_extensions import Self
+
+#: How long a drop waits for calls that still use the column family.
+_DROP_SECONDS = 30.0
+
+
+class FamilyMethods(FamilyAccess):
+    """Openers of column families."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def _main(self) -> Any:
+        """The database, from one of its column families too."""
+
+    @abstractmethod
+    def _another(self) -> Self:
+        """Return a new object of this class, to become a column family."""
+
+    @property
+    def column_families(self) -> tuple[str, ...]:
+        """The names of the column families, `default` among them, in alphabetical order."""
+        return tuple(sorted(self._record.owner.families))
+
+    def get_column_family(self, name: str) -> Self:
+        """Return a column family, for reading and writing; it is closed with its database.
+
+        Raises:
+            ColumnFamilyNotFoundError: If the database has none of that name.
+        """
+        self._check_family(name)  # before the lock, which a close holds
+        with self._record.owner.lock:  # so that it is not dropped in between
+            self._check_family(name)
+            return self._family(name, lambda main: main.get_column_family(name))
+
+    def get_column_family_handle(self, name: str) -> ColumnFamily:
+        """Return a column family as write batches name it; it is closed with its database.
+
+        Raises:
+            ColumnFamilyNotFoundError: If the database has none of that name.
+        """
+        main = self._main
+        self._check_family(name)
+        with self._record.owner.lock:
+            self._check_family(name)
+            record = FamilyRecord(self._record.owner, name, is_table=False)
+            return open_family_handle(main, record, lambda: main._record.live.get_column_family_handle(name))
+
+    def create_column_family(self, name: str, options: Options | None = None) -> Self:
+        """Make a column family (`CreateColumnFamily`).
+
+        Args:
+            name: Its name.
+            options: Its options; rocksdict's defaults in the mode of this database if left out.
+
+        Raises:
+            InvalidArgumentError: If there is one of that name.
+            ModeMismatchError: If the options are of the other mode.
+            ReadOnlyError: If the database is open for reading: made through such a handle, it
+                would destroy data of the primary (D8).
+        """
+        owner = self._record.owner
+        self._record.live
+        owner.check_writable("create_column_family()")
+        check_name(name)
+        with owner.lock:
+            self._record.live
+            if name in owner.families:
+                raise InvalidArgumentError(f"Invalid argument: Column family already exists: {name!r}", code=4)
+            options = _engine.new_options(owner.raw) if options is None else options
+            family = self._family(name, lambda main: main.create_column_family(name, options))
+            owner.families.add(name)
+            owner.plain_tables = _directory.plain_tables(owner.name)
+        return family
+
+    def drop_column_family(self, name: str) -> None:
+        """Delete a column family and its rows (`DropColumnFamily`).
+
+        Handles of it raise ColumnFamilyDroppedError from then on; open scans of it go on.
+
+        Raises:
+            ColumnFamilyNotFoundError: If there is none of that name.
+            InvalidArgumentError: If it is the default one, which cannot be dropped.
+            BusyError: If a call on it does not end in time; it is not dropped then.
+        """
+        owner = self._record.owner
+        self._record.live
+        owner.check_writable("drop_column_family()")
+        if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
+            raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
+        self._check_family(name)
+        with owner.lock:
+            self._check_family(name)
+            self._release_family(name)
+            _engine.call(self._main._record.live.drop_column_family, name)
+            owner.families.discard(name)
+
+    def _release_family(self, name: str) -> None:
+        """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
+        deadline = time.monotonic() + _DROP_SECONDS
+        for record in reversed(_registry.in_order(self._record.owner.children)):
+            if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
+                natives = _engine.natives_in(record.native)
+                release(record, Reason.FAMILY_DROPPED)
+                wait_until_unused(natives, deadline)
+
+    def _family(self, name: str, acquire: Callable[[Any], Any]) -> Self:
+        family, main = self._another(), self._main
+        family._raw = self._raw
+        record = open_handle(family, main, FamilyRecord(self._record.owner, name))
+        record.acquire(lambda: acquire(main._record.live))
+        if name != _engine.DEFAULT_FAMILY:  # which cannot be dropped
+            # D22: an iterator keeps a bare pointer to its column family, and follows it in each seek.
+            record.keeper = _engine.call(lambda: main._record.live.get_column_family_handle(name))
+        return family
+
+    def _check_family(self, name: str) -> None:
+        check_name(name)
+        self._record.live
+        known = self.column_families
+        if name not in known:
+            raise ColumnFamilyNotFoundError(
+                f"column name `{name}` does not exist, use `create_cf` to creat it: the database at "
+                f"{self._record.owner.name!r} has {', '.join(map(repr, known))}; make it with "
+                f"db.create_column_family({name!r})"
+            )
+
+
+def check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")

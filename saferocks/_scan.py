@@ -1,0 +1,403 @@
+"""Scans: `items`, `keys`, `values`, `columns` and `entities`.
+
+A scan hands Python's `for` a chain of two C-level iterators: a generator over the native scan,
+and a tail. The generator makes rows nearly as fast as rocksdict does and can be closed from any
+thread, which drops the native iterator at once. Whatever ends the generator, the chain then asks
+the tail, which knows whether the scan was complete, failed or was released, and raises
+accordingly: so a scan that was cut short never looks finished (D4), and goes on raising.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Generator, Iterator
+from itertools import chain
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from saferocks import _engine, _registry
+from saferocks._cursor import NOTHING, PinnedCursor, Place
+from saferocks._handle import Handle, HandleRecord, release
+from saferocks._iterator import join_snapshot
+from saferocks._registry import EXHAUSTED, Record
+from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from saferocks._ordering import Bounds, Key
+    from saferocks._registry import Owner
+
+Row = TypeVar("Row")
+
+#: The scans that return a part of the native row.
+_PARTS = frozenset({"values", "columns"})
+_FIRST_CHUNK, _LAST_CHUNK = 4, 256
+#: How long a release waits for another thread to come out of the generator it is closing.
+_CLOSE_SECONDS = 30.0
+
+
+def _pick_item(cursor: Any, key: Key) -> tuple[Key, Any]:
+    return key, cursor.value()
+
+
+def _pick_key(cursor: Any, key: Key) -> Key:
+    return key
+
+
+def _pick_value(cursor: Any, key: Key) -> Any:
+    return cursor.value()
+
+
+def _pick_columns(cursor: Any, key: Key) -> Any:
+    return cursor.columns()
+
+
+def _pick_entity(cursor: Any, key: Key) -> tuple[Key, Any]:
+    return key, cursor.columns()
+
+
+_PICKS: dict[str, Callable[[Any, Key], Any]] = {
+    "items": _pick_item,
+    "keys": _pick_key,
+    "values": _pick_value,
+    "columns": _pick_columns,
+    "entities": _pick_entity,
+}
+#: Which native scan to read for each method: one whose rows carry the key, which says where it ended.
+NATIVE_SCANS = {"items": "items", "keys": "keys", "values": "items", "columns": "entities", "entities": "entities"}
+
+
+#: Which thread iterates over which scan, by the id of its record; `setdefault` claims atomically.
+#: A second thread would find the generator running.
+_readers: dict[int, int] = {}
+
+
+class ScanRecord(HandleRecord):
+    """The record of a scan.
+
+    Attributes:
+        failure: The error that ended the scan, raised again by every later use.
+        rows: The generator of the rows; None until the scan is entered, and once it is over.
+    """
+
+    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "rows")
+
+    kind = "iterator"
+    depth = 4
+    disposes = True
+
+    def __init__(
+        self, owner: Owner, label: str | None, method: str, backwards: bool, bounds: Bounds, from_key: Key
+    ) -> None:
+        self.method = method
+        self.backwards = backwards
+        self.bounds = bounds
+        self.from_key = from_key
+        self.failure: BaseException | None = None
+        self.rows: Any = None
+        Record.__init__(self, owner, label)
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return f"with db.{self.method}() as {self.method}:"
+
+    def place(self) -> Place:
+        """Return a fresh place at the start of this scan."""
+        return Place(self.backwards, self.bounds, self.from_key, _PICKS[self.method])
+
+    def activate(self) -> Generator[Any, None, None]:
+        """Return the generator of the rows."""
+        rows = self.generate()
+        self.rows = rows
+        return rows
+
+    def generate(self) -> Generator[Any, None, None]:
+        """Choose the generator."""
+        if self.bounds.is_open:
+            return _part_rows(self) if self.method in _PARTS else _whole_rows(self)
+        return _bounded_rows(self)
+
+    def is_busy(self) -> bool:
+        """Tell whether a thread is taking a row."""
+        return self.rows is not None and bool(self.rows.gi_running)
+
+    def after_release(self) -> Any:
+        """A scan that is complete stays complete."""
+        if self.reason is EXHAUSTED:
+            return iter(())
+        return super().after_release()
+
+    def dispose(self, native: Any) -> None:
+        """Close the generator, and with its frame drop the native iterators."""
+        _readers.pop(self.id, None)
+        rows, self.rows = self.rows, None
+        if rows is None or self.reason is EXHAUSTED:  # then it is the generator itself that releases
+            return
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while True:
+            try:
+                rows.close()
+            except ValueError:  # "generator already executing"
+                if _is_on_this_stack(rows) or time.monotonic() >= deadline:
+                    raise BusyError(
+                        "Resource busy: the iterator is taking a row further up this stack", code=11
+                    ) from None
+                time.sleep(0)  # another thread is taking a row
+            else:
+                return
+
+    def end(self) -> StopIteration | BaseException:
+        """Say how the scan ended, once its generator has."""
+        if self.failure is not None:
+            return self.failure.with_traceback(None)
+        return StopIteration() if self.reason is EXHAUSTED else self.closed_error()
+
+
+def _is_on_this_stack(rows: Any) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not rows.gi_frame:
+        frame = frame.f_back
+    return frame is not None
+
+
+class SharedScanRecord(ScanRecord):
+    """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
+
+    __slots__ = ()
+
+    def acquire(self, acquire: Callable[[], Any]) -> None:
+        """Get hold of the snapshot's cursor."""
+        super().acquire(acquire)
+        join_snapshot(self)
+
+    def generate(self) -> Generator[Any, None, None]:
+        """Return the generator that shares the snapshot's cursor."""
+        return _pinned_rows(self)
+
+    def dispose(self, native: Any) -> None:
+        """Close the generator, and let go of the snapshot's cursor."""
+        if native is not None:
+            native.users.pop(self.id, None)
+        super().dispose(native)
+
+
+def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    view = record.native
+    if view is None:  # released before the first row; the tail says so
+        return
+    rows, cursor = view
+    del view
+    row = NOTHING
+    try:
+        for row in rows:
+            yield row
+        yield from _rest(record, cursor, row if row is NOTHING or record.method == "keys" else row[0])
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        del rows, cursor  # before the release, which leaves nothing native behind
+        release(record, EXHAUSTED)
+        return
+    del rows, cursor
+    _engine.throw(failure)
+
+
+def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    view = record.native
+    if view is None:  # released before the first row; the tail says so
+        return
+    rows, cursor = view
+    del view
+    row = NOTHING
+    try:
+        for row in rows:
+            yield row[1]
+        yield from _rest(record, cursor, row if row is NOTHING else row[0])
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        del rows, cursor  # before the release, which leaves nothing native behind
+        release(record, EXHAUSTED)
+        return
+    del rows, cursor
+    _engine.throw(failure)
+
+
+def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    view = record.native
+    if view is None:
+        return
+    rows, cursor = view
+    del view
+    bounds, keys, part = record.bounds, record.method == "keys", record.method in _PARTS
+    outside = bounds.below() if record.backwards else bounds.above()
+    skip = bounds.above() if record.backwards else None  # the exclusive bound that was sought
+    last = NOTHING
+    try:
+        for row in rows:
+            key = row if keys else row[0]
+            if outside is not None and outside(key):
+                break
+            if skip is not None:
+                if skip(key):
+                    continue
+                skip = None
+            last = key
+            yield row[1] if part else row
+        else:
+            yield from _rest(record, cursor, last)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        del rows, cursor  # before the release, which leaves nothing native behind
+        release(record, EXHAUSTED)
+        return
+    del rows, cursor
+    _engine.throw(failure)
+
+
+def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
+    """Yield what the plain cursor sees beyond the last row of the native scan (D4).
+
+    Nothing, when the scan was complete. The cursor raises if an error cut the scan short, and
+    goes on where the scan stopped if the error has passed.
+    """
+    place = record.place()
+    place.last = last
+    pinned = PinnedCursor(cursor)
+    while rows := pinned.chunk(place, _LAST_CHUNK):
+        yield from rows
+
+
+def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
+    """Yield the rows of a snapshot's scan, read ahead in chunks that start small."""
+    pinned, place = record.native, record.place()
+    rows = _FIRST_CHUNK
+    try:
+        while chunk := pinned.chunk(place, rows):
+            yield from chunk
+            rows = min(rows * 2, _LAST_CHUNK)
+    except GeneratorExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+        failure = _failed(record, error)
+    else:
+        release(record, EXHAUSTED)
+        return
+    del pinned, place
+    _engine.throw(failure)
+
+
+def _failed(record: ScanRecord, error: BaseException) -> list[BaseException]:
+    """Remember why a scan ended early, and return what to `throw`."""
+    failure = _engine.failure(error)
+    if isinstance(failure[0], Exception):
+        record.failure = failure[0]
+    else:
+        record.failure = IncompleteError(
+            f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7
+        )
+    return failure
+
+
+class _Tail:
+    """What a scan's chain asks once the generator has ended; keeps the handle alive until then."""
+
+    __slots__ = ("_scan",)
+
+    def __init__(self, scan: Scan[Any]) -> None:
+        self._scan = scan
+
+    def __iter__(self) -> _Tail:
+        return self
+
+    def __next__(self) -> Any:
+        raise self._scan._record.end()
+
+
+class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
+    """Rows in key order, or in reverse; enter it, then iterate.
+
+    It sees the state of the moment at which it was opened. After its release not one more row
+    comes out: the next step raises HandleClosedError. It is for one thread at a time: a second one
+    that iterates gets ConcurrentUseError, or from the very same `iter(scan)` Python's own
+    `ValueError: generator already executing`.
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Row]:
+        record = self._record
+        rows = record.live
+        reader = get_ident()
+        if _readers.setdefault(record.id, reader) != reader and record.reason is None:
+            where = _registry.format_site(record.site)
+            raise ConcurrentUseError(
+                f"iterator opened at {where} is being iterated by another thread; open one for each thread"
+            )
+        return chain(rows, _Tail(self))
+
+    def __next__(self) -> Row:
+        record = self._record
+        rows = record.live
+        try:
+            row: Row = next(rows)
+        except StopIteration:
+            raise record.end() from None
+        except ValueError as error:
+            if getattr(rows, "gi_running", False):
+                where = _registry.format_site(record.site)
+                raise ConcurrentUseError(
+                    f"iterator opened at {where} is in use by another thread; open one for each thread"
+                ) from error
+            raise
+        return row
+
+
+class RdictItems(Scan[tuple[Any, Any]]):
+    """Keys and values, as `(key, value)`."""
+
+    __slots__ = ()
+
+
+class RdictKeys(Scan[Any]):
+    """Keys."""
+
+    __slots__ = ()
+
+
+class RdictValues(Scan[Any]):
+    """Values."""
+
+    __slots__ = ()
+
+
+class RdictColumns(Scan[list[tuple[Any, Any]]]):
+    """Wide columns, as lists of `(name, value)`."""
+
+    __slots__ = ()
+
+
+class RdictEntities(Scan[tuple[Any, list[tuple[Any, Any]]]]):
+    """Keys and wide columns, as `(key, [(name, value), ...])`."""
+
+    __slots__ = ()
+
+
+SCANS: dict[str, type[Scan[Any]]] = {
+    "items": RdictItems,
+    "keys": RdictKeys,
+    "values": RdictValues,
+    "columns": RdictColumns,
+    "entities": RdictEntities,
+}
