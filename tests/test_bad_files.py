@@ -113,9 +113,6 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("MANIFEST-*", remove, "does not name a readable MANIFEST"),
     ("OPTIONS-*", flip, "Option file"),
     ("OPTIONS-*", empty, "Option file"),
-]
-# A secondary goes back to the last state of which it can read every file, which is RocksDB's way.
-SST_DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("*.sst", flip, ".sst"),
     ("*.sst", empty, ".sst"),
     ("*.sst", cut, ".sst"),
@@ -123,11 +120,8 @@ SST_DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("opener", "pattern", "damage", "text"),
-    [(opener, *damage) for opener in OPENERS for damage in DAMAGES]
-    + [(opener, *damage) for opener in ("open", "Rdict", "read_only") for damage in SST_DAMAGES],
-)
+@pytest.mark.parametrize("opener", OPENERS)
+@pytest.mark.parametrize(("pattern", "damage", "text"), DAMAGES)
 def test_a_damaged_file_is_named_and_nothing_is_made_worse(
     folder: Path, opener: str, pattern: str, damage: Callable[[Path], None], text: str
 ) -> None:
