@@ -536,7 +536,7 @@ def test_an_error_of_the_native_close_leaves_nothing_open(
 
     def failing(rdict: Any, deadline: float) -> None:
         real(rdict, deadline)
-        raise _engine.from_text("IO error: No space left on device: While appending to file: x")
+        raise saferocks.NoSpaceError("IO error: No space left on device: While appending to file: x", code=5)
 
     db = saferocks.Rdict(path, raw_mode=True)
     family = db.create_column_family("f") if wide else None

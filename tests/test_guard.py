@@ -931,7 +931,7 @@ def test_a_failing_close_does_not_mask_the_body(
 
     def failing(*arguments: Any, **keywords: Any) -> None:
         real(*arguments, **keywords)
-        raise _engine.from_text("IO error: No space left on device: While appending to file: x")
+        raise saferocks.NoSpaceError("IO error: No space left on device: While appending to file: x", code=5)
 
     with pytest.raises(LookupError) as caught, saferocks.open(path):
         monkeypatch.setattr(_engine, "close_native", failing)
@@ -976,7 +976,7 @@ def test_a_failing_release_is_raised_without_an_exception_in_the_body(
 
     def failing(*arguments: Any, **keywords: Any) -> None:
         real(*arguments, **keywords)
-        raise _engine.from_text("IO error: No space left on device: While appending to file: x")
+        raise saferocks.NoSpaceError("IO error: No space left on device: While appending to file: x", code=5)
 
     with pytest.raises(saferocks.NoSpaceError) as caught, saferocks.open(path):
         monkeypatch.setattr(_engine, "close_native", failing)

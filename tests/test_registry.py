@@ -202,15 +202,15 @@ def test_a_released_handle_keeps_nothing_native(db: saferocks.Rdict) -> None:
 # --------------------------------------------------------------------------- openings that fail
 
 STEPS: dict[str, tuple[str, Callable[[saferocks.Rdict], Any]]] = {
-    "scan": ("open_scan", lambda db: db.items()),
-    "bounded scan": ("open_scan", lambda db: db.keys(prefix=b"a")),
-    "family scan": ("open_scan", lambda db: db.get_column_family("default").items()),
-    "snapshot": ("open_snapshot", lambda db: db.snapshot()),
-    "batch": ("new_batch", lambda db: db.write_batch()),
-    "bulk writer": ("new_batch", lambda db: db.bulk_writer()),
-    "free batch": ("new_batch", lambda db: saferocks.WriteBatch(raw_mode=True)),
-    "checkpoint": ("new_checkpoint", lambda db: db.checkpoint()),
-    "SST writer": ("new_sst_writer", lambda db: saferocks.SstFileWriter()),
+    "scan": ("saferocks._views.open_scan", lambda db: db.items()),
+    "bounded scan": ("saferocks._views.open_scan", lambda db: db.keys(prefix=b"a")),
+    "family scan": ("saferocks._views.open_scan", lambda db: db.get_column_family("default").items()),
+    "snapshot": ("saferocks._views.open_snapshot", lambda db: db.snapshot()),
+    "batch": ("saferocks._engine.new_batch", lambda db: db.write_batch()),
+    "bulk writer": ("saferocks._engine.new_batch", lambda db: db.bulk_writer()),
+    "free batch": ("saferocks._engine.new_batch", lambda db: saferocks.WriteBatch(raw_mode=True)),
+    "checkpoint": ("saferocks._engine.new_checkpoint", lambda db: db.checkpoint()),
+    "SST writer": ("saferocks._engine.new_sst_writer", lambda db: saferocks.SstFileWriter()),
 }
 
 
@@ -226,7 +226,7 @@ def test_an_opening_that_fails_leaves_nothing(
     def fail(*arguments: Any, **keywords: Any) -> Any:
         raise error("forced")
 
-    monkeypatch.setattr(_engine, name, fail)
+    monkeypatch.setattr(name, fail)
     with pytest.raises(error, match="forced"):
         opener(db)
     monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_a_database_that_fails_to_open_leaves_nothing(path: str, monkeypatch: py
         db[b"k"] = b"v"
 
     def fail(*arguments: Any, **keywords: Any) -> Any:
-        raise _engine.from_text("Corruption: forced")
+        raise saferocks.CorruptionError("Corruption: forced", code=2)
 
     options = saferocks.Options(raw_mode=True)
     monkeypatch.setattr(_engine, name, fail)
