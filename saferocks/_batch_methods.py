@@ -102,6 +102,7 @@ class BatchMethods(FamilyMethods):
                 f"must set raw_mode={self._raw} for WriteBatch: the batch has raw_mode={batch._raw}, the database "
                 f"at {self._record.owner.name!r} has raw_mode={self._raw}"
             )
+        self._record.owner.check_writable("write()")
         batch._record.live
         with self._unchanged(batch._families):
             try:

@@ -153,7 +153,7 @@ def orphaned(record: FamilyRecord) -> None:
     """Close a database whose handle was collected; runs in finalizers, so it does not wait long."""
     close(record, timeout=_LAST_CALLS_SECONDS)
     # Nobody can leave its `with` any more: what has escaped is kept with the process.
-    for key in list(record.owner.leaks):
-        found = _registry.PROCESS.leaks[key] = record.owner.leaks.pop(key)
-        if found.told < found.count:
-            _guard.report(found)
+    _registry.PROCESS.leaks.update(record.owner.leaks)
+    raised = _guard.report_untold(record.owner)
+    if raised:
+        raise raised.pop(0)

@@ -63,9 +63,11 @@ class DatabaseRecord(FamilyRecord):
             return
         escape = self.escape()
         found = None if escape is None else _guard.tally(self, escape)
-        _closing.orphaned(self)
-        if found is not None:
-            _guard.report_collected(found)
+        try:
+            _closing.orphaned(self)
+        finally:
+            if found is not None:
+                _guard.report_collected(*found)
 
 
 class Rdict(BatchMethods):

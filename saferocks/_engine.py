@@ -90,7 +90,7 @@ from saferocks import _status, errors
 from saferocks.errors import EngineError, HandleClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
 #: Exported by rocksdict, though its stub does not list it.
@@ -412,14 +412,15 @@ def still_running() -> errors.BusyError:
     )
 
 
-def is_unused(native: Any, references: int) -> bool:
-    """Tell whether nobody but the caller's own `references` holds a native object (D5).
+def is_unused(container: Sequence[Any], index: int) -> bool:
+    """Tell whether nothing but its container refers to a native object (D5).
 
     Another thread may have fetched it just before its record was withdrawn; until that call is
     over, the object lives, and with it LOCK.
     """
-    # The argument of getrefcount and this function's parameter count as well.
-    return sys.getrefcount(native) <= references + 2
+    # The container and the argument of getrefcount itself: no variable, whose reference some
+    # versions of Python count and others borrow.
+    return sys.getrefcount(container[index]) <= 2  # noqa: PLR2004 - see above
 
 
 def natives_in(native: Any) -> list[Any]:

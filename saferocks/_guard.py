@@ -10,7 +10,7 @@ import atexit
 import itertools
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from saferocks import _registry, events
@@ -39,7 +39,6 @@ class Tally:
 
     Attributes:
         numbers: Hands out the count; `next` on it is atomic.
-        count: The highest number handed out so far.
         told: The count at the last report.
         age: Seconds for which the one held longest was open.
     """
@@ -54,9 +53,13 @@ class Tally:
     stack: tuple[Site, ...]
     policy: str
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    count: int = 0
     told: int = 0
     age: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """The highest number handed out so far, which the counter tells only by its `repr`."""
+        return int(repr(self.numbers)[len("count(") : -1]) - 1
 
     def as_leak(self) -> Leak:
         """Format the tally; the only place where sites become text."""
@@ -74,8 +77,8 @@ class Tally:
         )
 
 
-def tally(record: Record, escape: str) -> Tally:
-    """Count an escape; safe in a finalizer."""
+def tally(record: Record, escape: str) -> tuple[Tally, int]:
+    """Count an escape, and return which one of its line it is; safe in a finalizer."""
     key = (record.kind, _identity(record.site), escape, record.label)
     owner = record.owner
     fresh = Tally(
@@ -94,8 +97,7 @@ def tally(record: Record, escape: str) -> Tally:
     found: Tally = keeper.leaks.setdefault(key, fresh)
     found.age = max(found.age, record.age)
     found.note = record.note or found.note
-    found.count = max(found.count, next(found.numbers))
-    return found
+    return found, next(found.numbers)
 
 
 def _identity(site: Site) -> tuple[int, int]:
@@ -106,7 +108,7 @@ def _identity(site: Site) -> tuple[int, int]:
     return id(site[0]), site[1]
 
 
-def report_collected(found: Tally) -> None:
+def report_collected(found: Tally, number: int) -> None:
     """Report what a finalizer has found, at the counts 1, 10, 100, ... of each line.
 
     Raises:
@@ -114,8 +116,8 @@ def report_collected(found: Tally) -> None:
         LeakedHandleWarning: If warnings are errors; likewise.
     """
     try:
-        if _is_milestone(found.count):
-            report(found)
+        if _is_milestone(number):
+            report(found, number)
     except LeakedHandleWarning:
         if found.policy != "raise":
             raise
@@ -130,31 +132,38 @@ def settle(owner: Owner) -> None:
         LeakedHandlesError: Under the policy `raise`.
         LeakedHandleWarning: If warnings are errors.
     """
-    warned: LeakedHandleWarning | None = None
-    for found in list(owner.leaks.values()):
-        try:
-            if found.told < found.count:
-                report(found)
-        except LeakedHandleWarning as warning:
-            warned = warned or warning
+    warnings_raised = report_untold(owner)
     events.drain()
     leaks = take_leaks(owner)
     if leaks:
         raise LeakedHandlesError(leaks)
-    if warned is not None:
-        raise warned
+    if warnings_raised:
+        raise warnings_raised.pop(0)
 
 
-def report(found: Tally) -> None:
-    """Warn of an escape, and queue its event.
+def report_untold(owner: Owner) -> list[LeakedHandleWarning]:
+    """Report what an owner's tallies have not told yet; returns the warnings that are errors."""
+    raised: list[LeakedHandleWarning] = []
+    for found in list(owner.leaks.values()):
+        number = found.count
+        try:
+            if found.told < number:
+                report(found, number)
+        except LeakedHandleWarning as warning:
+            raised.append(warning)
+    return raised
+
+
+def report(found: Tally, number: int) -> None:
+    """Warn of an escape, the `number`-th of its line, and queue its event.
 
     Raises:
         LeakedHandleWarning: If warnings are errors.
     """
     if found.policy == "ignore":
         return
-    leak = found.as_leak()
-    found.told = leak.count
+    leak = replace(found.as_leak(), count=number)
+    found.told = number
     events.defer(
         _EVENTS.get(leak.escape, "saferocks.handle_leaked"),
         kind=leak.kind,
@@ -254,7 +263,7 @@ def _summarize_at_exit() -> None:
         if record.kind == "column_family" or record.owner.policy == "ignore":
             continue
         raising = raising or record.owner.policy == "raise"
-        found = tally(record, AT_EXIT)
+        found = tally(record, AT_EXIT)[0]
         tallies[id(found)] = found
     leaks = tuple(found.as_leak() for found in tallies.values())
     if leaks and raising:

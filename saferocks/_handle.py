@@ -163,9 +163,8 @@ class HandleRecord(Record):
             return
         escape = self.escape()
         found = None if escape is None else _guard.tally(self, escape)
-        if not release(self, Reason.COLLECTED) or found is None:
-            return
-        _guard.report_collected(found)
+        if release(self, Reason.COLLECTED) and found is not None:
+            _guard.report_collected(*found)
 
     def escape(self) -> str | None:
         """Say how a handle that is being collected escaped, or None if it did not."""
@@ -222,8 +221,8 @@ def wait_until_unused(natives: list[Any], deadline: float) -> None:
     Raises:
         BusyError: If a call is still running then.
     """
-    for native in natives:
-        while not _engine.is_unused(native, 2):  # the list, and this loop
+    for index in range(len(natives)):
+        while not _engine.is_unused(natives, index):
             if time.monotonic() >= deadline:
                 raise _engine.still_running()
             time.sleep(0)  # such calls are short: they hold the interpreter lock

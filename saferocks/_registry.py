@@ -135,7 +135,10 @@ class Record:
         if trace == "off":
             self.site, self.stack = _NOWHERE, ()
         else:
-            frame = sys._getframe(self.depth)
+            try:
+                frame = sys._getframe(self.depth)
+            except ValueError:  # called by the interpreter itself, as a thread's first function for instance
+                frame = sys._getframe(1)
             if _OURS.get(frame.f_code.co_filename, True):
                 frame = _caller(frame)
             self.site = (frame.f_code, frame.f_lasti)
@@ -180,7 +183,7 @@ def _caller(frame: FrameType) -> FrameType:
         if not ours:
             return outer
         frame, outer = outer, outer.f_back
-    return frame  # called by the interpreter itself, at exit for instance
+    return frame  # see above
 
 
 def _frames(frame: FrameType | None) -> tuple[Site, ...]:

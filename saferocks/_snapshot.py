@@ -41,8 +41,8 @@ class SnapshotRecord(HandleRecord):
     def is_busy(self) -> bool:
         """Tell whether a scan is reading, or a value is being decoded."""
         return any(
-            (pinned is not None and pinned.is_locked()) or not _engine.is_unused(view, 2)  # the pair, and this loop
-            for view, pinned in self.native or ()
+            (pair[1] is not None and pair[1].is_locked()) or not _engine.is_unused(pair, 0)
+            for pair in self.native or ()
         )
 
     def dispose(self, native: Any) -> None:
