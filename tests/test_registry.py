@@ -118,6 +118,15 @@ def test_ids_ascend_under_threads() -> None:
     assert saferocks.open_handles() == ()
 
 
+def test_records_that_were_inserted_out_of_order_are_sorted(db: saferocks.Rdict) -> None:
+    """Two threads that open at once may insert in the wrong order: a copy is sorted by id all the same."""
+    with db.items(), db.snapshot(), db.iter():
+        records = _registry.snapshot()
+        shuffled = {record.id: record for record in reversed(records)}
+        assert _registry.in_order(shuffled) == records
+        assert [record.kind for record in records] == ["database", "iterator", "snapshot", "iterator"]
+
+
 def test_a_handle_says_who_opened_it_and_when(db: saferocks.Rdict) -> None:
     """A listed handle carries its label, its thread's name and its age."""
     opened: list[Any] = []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
+from saferocks import _views
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,6 +241,51 @@ def test_several_families_are_seen_at_one_instant(accounts: saferocks.Rdict, lig
     assert len(seen) > 20
 
 
+class Meddling:
+    """A native column family with which something else happens just before its snapshot is taken."""
+
+    def __init__(self, native: Any, meddle: Callable[[], None]) -> None:
+        self.native = native
+        self.meddle = meddle
+
+    def snapshot(self) -> Any:
+        """Take a snapshot, too late."""
+        self.meddle()
+        return self.native.snapshot()
+
+    def iter(self, options: Any) -> Any:
+        """Open a cursor."""
+        return self.native.iter(options)
+
+
+@pytest.mark.parametrize("cursors", [False, True])
+def test_a_write_between_two_views_starts_them_anew(accounts: saferocks.Rdict, cursors: bool) -> None:
+    """A batch that comes between the views of two column families is in both of them, and not in one alone."""
+    left = accounts.get_column_family("left")
+    moves = iter([(10, 90, 50), (20, 80, 50)])
+
+    def meddle() -> None:
+        amounts = next(moves, None)
+        if amounts is not None:
+            move(accounts, amounts)
+
+    families = (accounts._record.live, Meddling(left._record.live, meddle))
+    options = [saferocks.ReadOptions().native()] * 2 if cursors else None
+    views = _views.open_snapshot(families, options)
+    assert [int(view[b"sum"]) for view, _ in views] == [20, 80]
+    for _, cursor in views if cursors else ():
+        cursor.seek_to_first()
+    assert [int(cursor.value()) for _, cursor in views if cursors] == ([20, 80] if cursors else [])
+
+
+def test_writes_that_never_let_a_snapshot_settle(accounts: saferocks.Rdict) -> None:
+    """A snapshot that cannot be taken at one instant is refused as busy, not given away inconsistent."""
+    left = accounts.get_column_family("left")
+    meddling = Meddling(left._record.live, lambda: accounts.put(b"k", b"v"))
+    with pytest.raises(saferocks.BusyError, match=r"^Resource busy: writers came in between on each of 1000 tries"):
+        _views.open_snapshot((accounts._record.live, meddling), None)
+
+
 def scanned(view: Any) -> int:
     """Read the amount of a view by a scan."""
     with view.values() as values:
@@ -308,6 +354,16 @@ def test_a_snapshot_for_point_reads_refuses_scans(rows: saferocks.Rdict) -> None
             with pytest.raises(saferocks.NotSupportedError, match="open it without point_reads_only to scan it"):
                 opener()
         assert [info.kind for info in rows.handles()] == ["snapshot"]
+
+
+def test_a_wide_snapshot_for_point_reads_costs_no_iterator(accounts: saferocks.Rdict) -> None:
+    """Over several column families, too, point_reads_only opens a native snapshot each and no iterator."""
+    with accounts.snapshot(column_families=["left", "right"], point_reads_only=True):
+        report = accounts.audit()
+        assert (report.live_iterators, report.live_snapshots, report.ok) == (0, 3, True)
+    with accounts.snapshot(column_families=["left", "right"]):
+        report = accounts.audit()
+        assert (report.live_iterators, report.live_snapshots, report.ok) == (3, 3, True)
 
 
 @pytest.mark.parametrize(("light", "iterators"), [(True, 0), (False, 1)])
