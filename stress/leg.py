@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: How many handles a buggy leg opens, however long it runs: a night must not fill the machine.
 PLANTED = 100
+#: A leg that a busy machine lets through fewer rounds than these runs on, to some multiple of its time.
+_ENOUGH_ROUNDS = 150
+_LONGEST = 5
 _SHORT_RUN = 300.0
 _SAMPLES = 100
 
@@ -58,17 +61,21 @@ class Leg:
         interval = sampling_interval(self._seconds)
         self._start = time.monotonic()
         due, number = 0.0, 0
-        while (elapsed := time.monotonic() - self._start) < self._seconds:
+        while not self._is_over(elapsed := time.monotonic() - self._start, number):
             if elapsed >= due:
                 due = elapsed + interval
                 self._write("sample", {"time": elapsed, "rounds": number, **probe.read()})
             yield number
             number += 1
 
+    def _is_over(self, elapsed: float, rounds: int) -> bool:
+        limit = self._seconds if rounds >= _ENOUGH_ROUNDS else self._seconds * _LONGEST
+        return elapsed >= limit
+
     def is_due(self) -> bool:
         """Tell whether the next of the buggy leg's handles is due; they are spread over the run."""
         elapsed = time.monotonic() - self._start
-        if elapsed * PLANTED < self._planted * self._seconds:
+        if self._planted == PLANTED or elapsed * PLANTED < self._planted * self._seconds:
             return False
         self._planted += 1
         return True

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT", bound=saferocks.Options)
 
-ROWS = 20_000
-VALUE_BYTES = 100
+ROWS = 5000
+VALUE_BYTES = 500
 QUEUE = b"queue/"
 _WRITES = 400
+_WAITING_JOBS = 20_000
 _JOBS = 100
+_JOB_BYTES = 20
 
 _MEMTABLE_BYTES = 256 << 10
 _CACHE_BYTES = 256 << 10
@@ -73,15 +75,15 @@ class Workload:
         self._tail = 0
 
     def fill(self) -> None:
-        """Write every row once, and as many jobs."""
+        """Write every row once, and the waiting jobs."""
         for number in range(ROWS):
-            self._db[row_key(number)] = self._value()
-        self._add_jobs(ROWS)
+            self._db[row_key(number)] = self._random.randbytes(VALUE_BYTES)
+        self._add_jobs(_WAITING_JOBS)
 
     def step(self) -> None:
         """Overwrite some rows, finish the oldest jobs and add as many."""
         for _ in range(_WRITES):
-            self._db[row_key(self._random.randrange(ROWS))] = self._value()
+            self._db[row_key(self._random.randrange(ROWS))] = self._random.randbytes(VALUE_BYTES)
         for number in range(self._head, self._head + _JOBS):
             del self._db[job_key(number)]
         self._head += _JOBS
@@ -89,8 +91,5 @@ class Workload:
 
     def _add_jobs(self, count: int) -> None:
         for number in range(self._tail, self._tail + count):
-            self._db[job_key(number)] = self._value()
+            self._db[job_key(number)] = self._random.randbytes(_JOB_BYTES)
         self._tail += count
-
-    def _value(self) -> bytes:
-        return self._random.randbytes(VALUE_BYTES)
