@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _status, _views, events
@@ -275,6 +276,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         cursor._parent = self
         record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
         cursor._record = record
+        record.moving = Lock()
         record.keeper = family.keeper
         try:
             record.native = family.live.iter(scan_options(read_opt, family.family in owner.plain_tables))

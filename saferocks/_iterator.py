@@ -31,19 +31,17 @@ class CursorRecord(HandleRecord):
     """The record of a cursor without bounds.
 
     Attributes:
-        moving: Held while the cursor moves. A step is two native calls, a look whether there is a
-            row and the step itself; a second thread in between could make the step crash (D21).
+        moving: Set by the opener; held while the cursor moves. A step is two native calls, a look
+            whether there is a row and the step itself; a second thread in between could make the
+            step crash (D21).
     """
 
     __slots__ = ("moving",)
 
+    moving: Any
     kind = "iterator"
-    depth = 4
+    depth = 3
     is_plain = True
-
-    def __init__(self, owner: Owner, label: str | None) -> None:
-        self.moving = Lock()
-        Record.__init__(self, owner, label)
 
     @property
     def remedy(self) -> str:
@@ -60,6 +58,7 @@ class BoundedCursorRecord(CursorRecord):
 
     __slots__ = ("bounds",)
 
+    depth = 4
     is_plain = False
 
     def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
