@@ -275,7 +275,7 @@ def outcome(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
 @pytest.mark.parametrize("group", GROUPS)
 def test_close_against_threads(run_python: Run, group: str, style: str) -> None:
     """A close in the midst of other threads' work is clean, the path reopens at once, and no write is lost."""
-    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "8", EAGER, style, timeout=90))
+    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "4", EAGER, style, timeout=90))
     assert counts["refused"] > 0
 
 
@@ -376,7 +376,7 @@ DROP = """
 @pytest.mark.parametrize(
     ("rounds", "interval"),
     [
-        (12, EAGER),
+        (6, EAGER),
         pytest.param(400, EAGER, marks=pytest.mark.slow),
         pytest.param(400, USUAL, marks=pytest.mark.slow),
     ],
@@ -455,7 +455,7 @@ SHARED = """
 """
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("rounds", [20, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("source", ["database", "snapshot"])
 @pytest.mark.parametrize("kind", ["cursor", "scan", "iterator", "loops"])
 def test_one_iterator_shared_by_threads(run_python: Run, source: str, kind: str, rounds: int) -> None:
@@ -511,7 +511,7 @@ VIEWS = """
 """
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_a_snapshot_released_under_its_readers(run_python: Run, rounds: int) -> None:
     """Scans and cursors of a snapshot that another thread releases raise HandleClosedError, and nothing stays."""
     counts = outcome(run_python(PRELUDE + VIEWS, str(rounds), timeout=60 + rounds))
@@ -560,7 +560,7 @@ FALSE_LEAKS = """
 """
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("rounds", [20, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_no_leak_is_invented(run_python: Run, rounds: int) -> None:
     """A close under the policy `raise` names no more handles than the other threads had open."""
     assert outcome(run_python(PRELUDE + FALSE_LEAKS, str(rounds), timeout=60 + rounds))["fine"] > 0
@@ -612,7 +612,7 @@ COLLECTOR = """
 """
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(500, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("rounds", [3, pytest.param(500, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_finalizers_inside_every_call(run_python: Run, rounds: int) -> None:
     """With a collection at nearly every allocation, leaked handles are released inside other calls, unharmed."""
     assert outcome(run_python(PRELUDE + COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds
