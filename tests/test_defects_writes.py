@@ -97,11 +97,13 @@ def test_d16_a_foreign_family_is_refused_when_it_is_added(
     ours = db.create_column_family("ours")
     ours[b"k"] = b"before"
     theirs = other.get_column_family_handle("theirs")
-    with pytest.raises(saferocks.InvalidArgumentError) as caught, getattr(db, opener)() as batch:
-        add(batch, theirs)
+    with getattr(db, opener)() as batch:
+        with pytest.raises(saferocks.InvalidArgumentError) as caught:
+            add(batch, theirs)
+        batch.put(b"after", b"1")
     assert f"'theirs' belongs to the database at {other.path()!r}" in str(caught.value)
     assert f"not to the one at {db.path()!r}" in str(caught.value)
-    assert ours[b"k"] == b"before"
+    assert (ours[b"k"], db[b"after"]) == (b"before", b"1")
 
 
 @pytest.mark.parametrize("add", ADDITIONS)
