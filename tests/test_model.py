@@ -7,6 +7,7 @@ the registry must hold exactly the model's open handles, and RocksDB's own count
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import struct
 import tempfile
@@ -37,6 +38,8 @@ IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 DEFAULT = "default"
 FAMILIES = ("f", "g")
 PICK = st.integers(0, 1000)
+#: Mostly None, so that most scans have rows.
+MAYBE = st.one_of(st.none(), st.just(None), PICK)
 
 RAW_KEYS = (b"", b"\0", b"a", b"a\0", b"a1", b"a2", b"ab", b"b", b"b1", b"c", b"\xfe", b"\xff", b"\xff\xff")
 TYPED_KEYS = (
@@ -301,11 +304,19 @@ class Database(RuleBasedStateMachine):
             for place in [place for place in rows if begin <= place < end]:
                 del rows[place]
 
-    @initialize(picks=st.lists(st.tuples(PICK, PICK), max_size=20))
-    def fill(self, picks: list[tuple[int, int]]) -> None:
-        """Start with some rows."""
-        for key, value in picks:
-            self.put(0, key, value, True)
+    @initialize(seed=PICK, density=st.sampled_from([0.0, 0.3, 0.7, 1.0]))
+    def fill(self, seed: int, density: float) -> None:
+        """Start with some rows in two column families, partly on disk."""
+        choices = random.Random(seed)
+        self.create_or_drop("f")
+        for family in self.families.values():
+            for key in self.all_keys:
+                if choices.random() < density:
+                    row = (key, choices.choice(self.all_values))
+                    family.table.put(*row)
+                    self.write(family.rows, ("put", *row))
+            if choices.random() < 0.5:
+                family.table.flush()
 
     @rule(family=PICK, key=PICK, value=PICK, by_method=st.booleans())
     def put(self, family: int, key: int, value: int, by_method: bool) -> None:
@@ -409,8 +420,8 @@ class Database(RuleBasedStateMachine):
         return choices[snapshot % len(choices)]
 
     @rule(
-        family=PICK, snapshot=PICK, method=scope(), backwards=st.booleans(), start=st.none() | PICK,
-        lower=st.none() | PICK, upper=st.none() | PICK, prefix=st.none() | PICK,
+        family=PICK, snapshot=PICK, method=scope(), backwards=st.booleans(), start=MAYBE,
+        lower=MAYBE, upper=MAYBE, prefix=MAYBE,
         by_options=st.booleans(), by_for=st.booleans(),
     )  # fmt: skip
     def open_scan(
@@ -418,8 +429,22 @@ class Database(RuleBasedStateMachine):
         lower: int | None, upper: int | None, prefix: int | None, by_options: bool, by_for: bool,
     ) -> None:  # fmt: skip
         """Open a scan; it must show the state of this moment for as long as it lives."""
-        source, rows, owner = self.source(family, snapshot)
-        bounds = self.bounds(lower, upper, prefix)
+        chosen, bounds = self.source(family, snapshot), self.bounds(lower, upper, prefix)
+        self.scans.append(self.start_scan(chosen, bounds, method, backwards, start, by_options, by_for))
+
+    def start_scan(
+        self,
+        chosen: tuple[Any, Rows, Snapshot | None],
+        bounds: dict[str, Any],
+        method: str,
+        backwards: bool,
+        start: int | None,
+        by_options: bool,
+        by_for: bool,
+    ) -> Scan:
+        """Open a scan and work out what it has to give."""
+        source, rows, owner = chosen
+        bounds = dict(bounds)
         expected = self.within(rows, bounds)
         if backwards:
             expected.reverse()
@@ -437,20 +462,46 @@ class Database(RuleBasedStateMachine):
         handle = stack.enter_context(opener(backwards, from_key, read_opt, **bounds))
         part = {"items": slice(1, 3), "keys": 1, "values": 2}[method]
         left = [row[part] for row in expected]
-        self.scans.append(Scan(handle, iter(handle) if by_for else handle, stack, left, owner))
+        return Scan(handle, iter(handle) if by_for else handle, stack, left, owner)
+
+    @rule(
+        family=PICK, snapshot=PICK, lower=MAYBE, upper=MAYBE, prefix=MAYBE, start=MAYBE,
+        by_options=st.booleans(), by_for=st.booleans(),
+    )  # fmt: skip
+    def scan_through(
+        self, family: int, snapshot: int, lower: int | None, upper: int | None, prefix: int | None,
+        start: int | None, by_options: bool, by_for: bool,
+    ) -> None:  # fmt: skip
+        """Read four scans of the same rows to their ends, taking a row of each in turn."""
+        chosen, bounds = self.source(family, snapshot), self.bounds(lower, upper, prefix)
+        turns = [
+            self.start_scan(chosen, bounds, method, backwards, start, by_options, by_for)
+            for method, backwards in (("items", False), ("items", True), ("keys", False), ("values", True))
+        ]
+        for scan in turns:
+            scan.rows = iter(scan.rows)
+        while not all(scan.exhausted for scan in turns):
+            for scan in turns:
+                self.take(scan)
+        for scan in turns:
+            scan.stack.close()
+
+    def take(self, scan: Scan) -> None:
+        """Take one row from a scan, or its end."""
+        if scan.left:
+            assert exact(next(scan.rows)) == exact(scan.left.pop(0))
+            return
+        with pytest.raises(StopIteration):
+            next(scan.rows)
+        scan.exhausted = True
 
     @precondition(lambda self: self.scans)
-    @rule(pick=PICK, count=st.sampled_from([0, 1, 2, 5, 100]))
+    @rule(pick=PICK, count=st.sampled_from([1, 2, 5, 40]))
     def advance(self, pick: int, count: int) -> None:
         """Take rows from a scan, perhaps all of them."""
         scan = self.scans[pick % len(self.scans)]
         for _ in range(count):
-            if scan.left:
-                assert exact(next(scan.rows)) == exact(scan.left.pop(0))
-                continue
-            with pytest.raises(StopIteration):
-                next(scan.rows)
-            scan.exhausted = True
+            self.take(scan)
 
     @precondition(lambda self: self.scans)
     @rule(pick=PICK)
@@ -464,7 +515,7 @@ class Database(RuleBasedStateMachine):
     # ---- cursors
 
     @rule(
-        family=PICK, snapshot=PICK, lower=st.none() | PICK, upper=st.none() | PICK, prefix=st.none() | PICK
+        family=PICK, snapshot=PICK, lower=MAYBE, upper=MAYBE, prefix=MAYBE
     )  # fmt: skip
     def open_cursor(self, family: int, snapshot: int, lower: int | None, upper: int | None, prefix: int | None) -> None:
         """Open a cursor, which is on no row yet."""
@@ -708,7 +759,7 @@ COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )
-QUICK = settings(COMMON, max_examples=40, derandomize=True)
+QUICK = settings(COMMON, max_examples=70, derandomize=True)
 SLOW = settings(COMMON, max_examples=1500, stateful_step_count=80, phases=(Phase.generate, Phase.shrink))
 
 
