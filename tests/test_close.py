@@ -153,7 +153,12 @@ def test_no_new_call_starts_while_a_close_waits(patient: saferocks.Rdict, held: 
     """From the start of a close every handle, entered or not, refuses with HandleClosedError."""
     fresh, used = patient.create_column_family("fresh"), patient.create_column_family("used")
     used["k"] = 1
-    with patient.items() as items, patient.snapshot() as snap, patient.write_batch() as batch, patient.iter() as cursor:
+    with (
+        patient.items(from_key=0) as items,
+        patient.snapshot() as snap,
+        patient.write_batch() as batch,
+        patient.iter() as cursor,
+    ):
         next(items)
         cursor.seek_to_first()
         call = start(patient.get, "held")
@@ -688,9 +693,11 @@ def test_a_scan_that_is_taking_a_row_elsewhere_is_refused(
         rows = values if shared == "scan" else iter(values)
         first = start(next, rows)
         assert held.inside.wait(SECONDS)
-        with pytest.raises(saferocks.ConcurrentUseError):
-            next(rows)
-        held.go.set()
+        try:
+            with pytest.raises(saferocks.ConcurrentUseError):
+                next(rows)
+        finally:
+            held.go.set()
         assert first.result(SECONDS) == "held"
         assert [next(rows) for _ in range(10)] == list(range(10))
 
