@@ -298,29 +298,50 @@ def test_d20_canary_a_prefix_extractor_loses_rows(path: str, options_with_prefix
 # --------------------------------------------------------------------------- D21
 
 
-@pytest.mark.parametrize("step", ["next", "prev"])
-@pytest.mark.parametrize("place", ["unpositioned", "past the end", "before the start", "empty"])
-@pytest.mark.parametrize("source", ["database", "snapshot", "bounded"])
-def test_d21_a_step_off_the_rows_is_refused(db: saferocks.Rdict, step: str, place: str, source: str) -> None:
+@pytest.mark.parametrize("source", ["db.iter()", "db.iter(lower_bound=b'a')", "users.iter()", "snap.iter()"])
+def test_d21_a_step_off_the_rows_is_refused(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], source: str
+) -> None:
     """`next` and `prev` on a cursor that is on no row raise InvalidArgumentError, and the cursor stays usable."""
-    if place != "empty":
-        db[b"a"] = b"1"
-    lower_bound = b"a" if source == "bounded" else None
-    with db.snapshot() as snap:
-        reader = snap if source == "snapshot" else db
-        with reader.iter(lower_bound=lower_bound) as cursor:
-            if place == "past the end":
-                cursor.seek_to_last()
-                cursor.next()
-            elif place == "before the start":
-                cursor.seek_to_first()
-                cursor.prev()
-            elif place == "empty":
-                cursor.seek_to_first()
-            with pytest.raises(saferocks.InvalidArgumentError, match=r"not on a row.*seek first"):
-                getattr(cursor, step)()
-            cursor.seek_to_first()
-            assert cursor.value() == (None if place == "empty" else b"1")
+    child = run_python(
+        f"""
+        import saferocks
+
+        PLACES = {{
+            "unpositioned": lambda cursor: None,
+            "past the end": lambda cursor: (cursor.seek_to_last(), cursor.next()),
+            "before the start": lambda cursor: (cursor.seek_to_first(), cursor.prev()),
+            "nowhere": lambda cursor: cursor.seek(b"z"),
+        }}
+
+        with saferocks.open("child") as db:
+            users = db.create_column_family("users")
+            db[b"a"] = users[b"a"] = b"1"
+            for place, go in PLACES.items():
+                for step in ("next", "prev"):
+                    with db.snapshot() as snap, {source} as cursor:
+                        go(cursor)
+                        try:
+                            getattr(cursor, step)()
+                        except saferocks.InvalidArgumentError as error:
+                            assert f"{{step}}() on an iterator that is not on a row" in str(error), error
+                            assert "seek first" in str(error), error
+                            cursor.seek_to_first()
+                            print(place, step, cursor.value().decode(), flush=True)
+        """,
+        flags=("-W", "error"),
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert child.stdout.splitlines() == [
+        "unpositioned next 1",
+        "unpositioned prev 1",
+        "past the end next 1",
+        "past the end prev 1",
+        "before the start next 1",
+        "before the start prev 1",
+        "nowhere next 1",
+        "nowhere prev 1",
+    ]
 
 
 @pytest.mark.parametrize("position", ["", "cursor.seek_to_last(); cursor.next()"])
