@@ -10,7 +10,8 @@ from saferocks import _directory, _engine, _status, _views, events
 from saferocks._batch import check_range
 from saferocks._handle import Handle, open_handle
 from saferocks._iterator import BoundedCursorRecord, CursorRecord, RdictIter
-from saferocks._options import check_read_options, scan_options
+from saferocks._options import TOTAL_ORDER, check_read_options, scan_options
+from saferocks._ordering import UNBOUNDED_RAW, UNBOUNDED_TYPED
 from saferocks._owner import FamilyRecord
 from saferocks._scan import NATIVE_SCANS, SCANS, ScanRecord
 from saferocks._scan_methods import ScanMethods
@@ -238,8 +239,12 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         prefix: Key,
         label: str | None,
     ) -> Any:
-        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
-        self._check_start(from_key)
+        if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
+            bounds = UNBOUNDED_RAW if self._raw else UNBOUNDED_TYPED
+        else:
+            bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        if from_key is not None:
+            self._check_start(from_key)
         if read_opt is not None and read_opt.tailing:
             raise NotSupportedError(
                 f"Not implemented: {method}() shows one fixed state and cannot tail; use iter() with tailing options",
@@ -254,9 +259,10 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         scan._parent = self
         scan._record = record = ScanRecord(owner, label, method, backwards, bounds, from_key)
         record.keeper = family.keeper
+        plain = owner.plain_tables
         try:
-            options = scan_options(read_opt, family.family in owner.plain_tables)
-            start = bounds.start(backwards, from_key)
+            options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
+            start = from_key if bounds.is_open else bounds.start(backwards, from_key)
             record.native = _views.open_scan(family.live, NATIVE_SCANS[method], backwards, start, options)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = record.failed(error)
@@ -278,8 +284,10 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         cursor._record = record
         record.moving = Lock()
         record.keeper = family.keeper
+        plain = owner.plain_tables
         try:
-            record.native = family.live.iter(scan_options(read_opt, family.family in owner.plain_tables))
+            options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
+            record.native = family.live.iter(options)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = record.failed(error)
         else:

@@ -221,20 +221,37 @@ class RdictIter(Handle[CursorRecord]):
 
     def key(self) -> Key:
         """Return the key of the row, or None off the rows."""
-        return self._checked(_engine.call(self._record.live.key))
+        try:
+            found = self._record.live.key()
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return found if found is not None else self._nothing()
+        _engine.throw(failure)
 
     def value(self) -> Any:
         """Return the value of the row, or None off the rows."""
-        return self._checked(_engine.call(self._record.live.value))
+        try:
+            found = self._record.live.value()
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return found if found is not None else self._nothing()
+        _engine.throw(failure)
 
     def columns(self) -> Any:
         """Return the wide columns of the row, or None off the rows."""
-        return self._checked(_engine.call(self._record.live.columns))
+        try:
+            found = self._record.live.columns()
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return found if found is not None else self._nothing()
+        _engine.throw(failure)
 
-    def _checked(self, found: Any) -> Any:
-        if found is None:
-            self.valid()  # raises if an error, and not the end, is why there is nothing (D4)
-        return found
+    def _nothing(self) -> None:
+        """Raise if an error, and not the end, is why there is no row (D4)."""
+        self.valid()
 
     def _off_the_rows(self, step: str) -> BaseException:
         try:

@@ -44,7 +44,7 @@ class ReadOptions:
         self._settings: dict[str, Any] = {}
         self._lower: Any = None
         self._upper: Any = None
-        self._native: Any = _TOTAL_ORDER
+        self._native: Any = TOTAL_ORDER
 
     def _set(self, name: str, value: Any) -> None:
         trial = {**self._settings, name: value}
@@ -132,7 +132,7 @@ def _total_order(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 #: Native options for reading without options of one's own; rocksdict copies them at each opening.
-_TOTAL_ORDER: Any = _engine.read_options(_total_order({}).items())
+TOTAL_ORDER: Any = _engine.read_options(_total_order({}).items())
 _AS_ROCKSDB: Any = _engine.read_options(())
 
 
@@ -147,7 +147,7 @@ def scan_options(read_opt: ReadOptions | None, plain_table: bool) -> Any:
         TypeError: If `read_opt` is not saferocks' own class.
     """
     if read_opt is None:
-        return _AS_ROCKSDB if plain_table else _TOTAL_ORDER
+        return _AS_ROCKSDB if plain_table else TOTAL_ORDER
     if plain_table and "set_total_order_seek" not in check_read_options(read_opt)._settings:
         return _engine.read_options(read_opt._settings.items())
     return check_read_options(read_opt).native()

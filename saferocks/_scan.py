@@ -111,15 +111,14 @@ class ScanRecord(HandleRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator of the rows."""
-        rows = self.generate()
+        if not self.bounds.is_open:
+            rows = _bounded_rows(self)
+        elif self.method in _PARTS:
+            rows = _part_rows(self)
+        else:
+            rows = _whole_rows(self)
         self.rows = rows
         return rows
-
-    def generate(self) -> Generator[Any, None, None]:
-        """Choose the generator."""
-        if self.bounds.is_open:
-            return _part_rows(self) if self.method in _PARTS else _whole_rows(self)
-        return _bounded_rows(self)
 
     def is_busy(self) -> bool:
         """Tell whether a thread is taking a row."""
@@ -174,9 +173,10 @@ class SharedScanRecord(ScanRecord):
         super().acquire(acquire)
         join_snapshot(self)
 
-    def generate(self) -> Generator[Any, None, None]:
+    def activate(self) -> Generator[Any, None, None]:
         """Return the generator that shares the snapshot's cursor."""
-        return _pinned_rows(self)
+        self.rows = rows = _pinned_rows(self)
+        return rows
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""

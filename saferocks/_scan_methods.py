@@ -24,6 +24,10 @@ class ScanMethods:
     #: Whether keys and values are raw bytes.
     _raw: bool
 
+    @property
+    def _everything(self) -> Bounds:
+        return _ordering.UNBOUNDED_RAW if self._raw else _ordering.UNBOUNDED_TYPED
+
     @abstractmethod
     def _scan(
         self,
@@ -47,8 +51,6 @@ class ScanMethods:
             _ordering.check_key(from_key, self._raw, "from_key")
 
     def _bounds(self, read_opt: ReadOptions | None, lower: Key, upper: Key, prefix: Key) -> Bounds:
-        if read_opt is None and lower is None and upper is None and prefix is None:
-            return _ordering.UNBOUNDED_RAW if self._raw else _ordering.UNBOUNDED_TYPED
         found = _ordering.bounds(self._raw, lower, upper, prefix)
         if read_opt is None:
             return found
@@ -182,5 +184,6 @@ class ScanMethods:
         Returns:
             A scope; enter it to seek, step and read.
         """
-        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
-        return self._cursor(read_opt, bounds, label)
+        if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
+            return self._cursor(None, self._everything, label)
+        return self._cursor(read_opt, self._bounds(read_opt, lower_bound, upper_bound, prefix), label)
