@@ -5,7 +5,6 @@ tracked, and released; what escapes is named by the line that opened it.
 """
 
 from saferocks._batch import BulkWriter, WriteBatch
-from saferocks._column_family import ColumnFamily
 from saferocks._database import Rdict, open  # noqa: A004 - the word for it, as in `dbm.open`
 from saferocks._engine import (
     BlockBasedIndexType,
@@ -35,6 +34,7 @@ from saferocks._engine import (
     WriteBufferManager,
     WriteOptions,
 )
+from saferocks._family_handle import ColumnFamily
 from saferocks._files import Checkpoint, SstFileWriter
 from saferocks._guard import check
 from saferocks._handle import Scope

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from saferocks._column_family import ColumnFamily
+    from saferocks._family_handle import ColumnFamily
     from saferocks._ordering import Key
     from saferocks._registry import Owner
 
@@ -131,7 +131,7 @@ class BatchWrites(Handle[BatchRecord]):
         Raises:
             InvalidArgumentError: If `end` comes before `begin`.
         """
-        check_range(self._raw, begin, end)
+        _ordering.check_range(self._raw, begin, end)
         self._add("delete_range", begin, end, column_family=column_family)
 
     def _add(self, method: str, *arguments: Any, column_family: ColumnFamily | None = None) -> None:
@@ -182,21 +182,6 @@ class BatchWrites(Handle[BatchRecord]):
             add_note(closed, self._record.lost)
             raise closed
         return True
-
-
-def check_range(raw: bool, begin: Key, end: Key) -> None:
-    """Refuse a reversed range (D18: RocksDB logs it, fails, and then fails every later write).
-
-    Raises:
-        InvalidArgumentError: If `end` comes before `begin`.
-    """
-    _ordering.check_key(begin, raw, "begin")
-    _ordering.check_key(end, raw, "end")
-    order = _ordering.Bounds(raw=raw).order
-    if order(end) < order(begin):
-        raise InvalidArgumentError(
-            f"Invalid argument: end key comes before start key: {end!r} < {begin!r}; nothing was deleted", code=4
-        )
 
 
 def foreign_family(family: ColumnFamily, owner: Owner) -> InvalidArgumentError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rocksdict import WriteOptions
 
-    from saferocks._column_family import ColumnFamily
+    from saferocks._family_handle import ColumnFamily
     from saferocks._handle import Scope
 
 _DEFAULT_FLUSH_BYTES = 8 << 20

@@ -6,9 +6,8 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, _status, _views, events
-from saferocks._batch import check_range
-from saferocks._handle import Handle, open_handle
+from saferocks import _directory, _engine, _ordering, _status, _views, events
+from saferocks._handle import Handle
 from saferocks._iterator import BoundedCursorRecord, CursorRecord, RdictIter
 from saferocks._options import TOTAL_ORDER, check_read_options, scan_options
 from saferocks._ordering import UNBOUNDED_RAW, UNBOUNDED_TYPED
@@ -24,30 +23,6 @@ if TYPE_CHECKING:
 
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
-
-
-class ColumnFamily(Handle[FamilyRecord]):
-    """A column family as write batches name it (`ColumnFamilyHandle`).
-
-    From `db.get_column_family_handle(name)`; it is closed with its database.
-    """
-
-    __slots__ = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the column family."""
-        return self._record.family
-
-    def _native(self) -> Any:
-        return self._record.live
-
-
-def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[[], Any]) -> ColumnFamily:
-    """Open the handle that batches take."""
-    family = ColumnFamily()
-    open_handle(family, parent, record).acquire(acquire)
-    return family
 
 
 class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
@@ -207,7 +182,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             InvalidArgumentError: If `end` comes before `begin`.
         """
         self._record.sink
-        check_range(self._raw, begin, end)
+        _ordering.check_range(self._raw, begin, end)
         _engine.call(self._record.sink.delete_range, begin, end, write_opt)
 
     def ingest_external_file(self, paths: list[str], opts: IngestExternalFileOptions | None = None) -> None:

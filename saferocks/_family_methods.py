@@ -7,7 +7,8 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _registry
-from saferocks._column_family import ColumnFamily, FamilyAccess, open_family_handle
+from saferocks._column_family import FamilyAccess
+from saferocks._family_handle import ColumnFamily, open_family_handle
 from saferocks._handle import open_handle, release, wait_until_unused
 from saferocks._owner import FamilyRecord
 from saferocks._registry import Reason

@@ -14,6 +14,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from saferocks.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -164,3 +166,18 @@ def _prefix_bounds(prefix: Key, raw: bool) -> tuple[Key, Key]:
     if prefix and isinstance(prefix, bytes):
         return prefix, ""  # the least str is the first key after all bytes
     raise ValueError(f"prefix {prefix!r} does not narrow a typed scan; give at least one character")
+
+
+def check_range(raw: bool, begin: Key, end: Key) -> None:
+    """Refuse a reversed range (D18: RocksDB logs it, fails, and then fails every later write).
+
+    Raises:
+        InvalidArgumentError: If `end` comes before `begin`.
+    """
+    check_key(begin, raw, "begin")
+    check_key(end, raw, "end")
+    order = Bounds(raw=raw).order
+    if order(end) < order(begin):
+        raise InvalidArgumentError(
+            f"Invalid argument: end key comes before start key: {end!r} < {begin!r}; nothing was deleted", code=4
+        )

@@ -185,6 +185,10 @@ class SharedScanRecord(ScanRecord):
         super().dispose(native)
 
 
+# The three generators below end alike, and are written out all the same: a generator around a
+# generator would cost every row a third more, and so would a test for what one of them does not need.
+
+
 def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
     view = record.native
     if view is None:  # released before the first row; the tail says so

@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_registry", "_options"),
     ("_guard",),
     ("_handle", "_leases", "_fork"),
-    ("_iterator", "_scan", "_scan_methods", "_snapshot", "_batch", "_owner", "_files", "inspection"),
+    ("_iterator", "_scan", "_scan_methods", "_snapshot", "_batch", "_owner", "_family_handle", "_files", "inspection"),
     ("_column_family",),
     ("_family_methods", "_batch_methods", "_opening", "_closing"),
     ("_database",),
