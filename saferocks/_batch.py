@@ -78,7 +78,7 @@ class BatchWrites(Handle[BatchRecord]):
         try:
             self._record.live[key] = value
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
-            failure = self._failure(error)
+            failure = _engine.name_bad_types(self._failure(error), self._raw, key, value)
         else:
             return self._wrote()
         _engine.throw(failure)
@@ -87,7 +87,7 @@ class BatchWrites(Handle[BatchRecord]):
         try:
             del self._record.live[key]
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = self._failure(error)
+            failure = _engine.name_bad_types(self._failure(error), self._raw, key)
         else:
             return self._wrote()
         _engine.throw(failure)

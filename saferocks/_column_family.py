@@ -44,14 +44,14 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             return self._record.live[key]
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def __contains__(self, key: Key) -> bool:
         try:
             return key in self._record.live
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def get(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
@@ -70,7 +70,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             return self._record.live.get(key, default)
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def _get_with(self, key: Key, default: Any, read_opt: ReadOptions) -> Any:
@@ -98,7 +98,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         except BaseException as error:  # noqa: BLE001 - see above
             if type(error) is Exception and str(error) == "NotFound: ":  # D13: the default is ignored
                 return default
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def key_may_exist(self, key: Key, fetch: bool = False, read_opt: ReadOptions | None = None) -> Any:
@@ -117,7 +117,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             self._record.sink[key] = value
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key, value)
         else:
             return
         _engine.throw(failure)
@@ -126,7 +126,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             del self._record.sink[key]
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         else:
             return
         _engine.throw(failure)
@@ -146,7 +146,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             self._record.sink.put(key, value, write_opt)
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key, value)
         else:
             return
         _engine.throw(failure)
@@ -170,7 +170,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             self._record.sink.delete(key, write_opt)
         except BaseException as error:  # noqa: BLE001 - see above
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         else:
             return
         _engine.throw(failure)

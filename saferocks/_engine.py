@@ -7,6 +7,7 @@ docs/rocksdict-defects.md) and can be deleted alone when upstream mends that def
 from __future__ import annotations
 
 import re
+import reprlib
 import sys
 import time
 from contextlib import suppress
@@ -109,6 +110,7 @@ _PACKAGE = __file__.rpartition("_engine")[0]
 
 # --------------------------------------------------------------------------- errors (D11)
 
+_TYPES_REMEDY = "; pass keys and values of the types that the mode of this database takes"
 _BAD_TYPES = ("raw mode only support bytes", "Only support `string`")
 _TRANSLATED = (Exception, RuntimeError, _native.DbClosedError, KeyError, ValueError)
 
@@ -127,7 +129,7 @@ def translate(error: BaseException) -> BaseException:
         return DatabaseClosedError(str(error))
     text = str(error.args[0]) if error.args else str(error)
     if any(mark in text for mark in _BAD_TYPES):
-        return TypeError(f"{text}; pass keys and values of the types that the mode of this database takes")
+        return TypeError(f"{text}{_TYPES_REMEDY}")
     if isinstance(error, RuntimeError):
         return _from_runtime_error(error, text)
     if isinstance(error, (KeyError, ValueError)):
@@ -172,6 +174,19 @@ def failure(error: BaseException) -> list[BaseException]:
     if foreign is not None:  # a caller's `loads`: its frame keeps ours by `f_back`
         _clear_frames(error.__traceback__, foreign)
     return [error.with_traceback(foreign)]
+
+
+def name_bad_types(found: list[BaseException], raw: bool, key: Any, value: Any = b"") -> list[BaseException]:
+    """Say which key or value it was, where rocksdict says only what it takes."""
+    error = found[0]
+    if not isinstance(error, TypeError) or not str(error).endswith(_TYPES_REMEDY):
+        return found
+    for what, given in (("key", key), ("value", value)):
+        if raw and not isinstance(given, bytes):
+            text = f"{what} {reprlib.repr(given)} is {type(given).__name__}, but this database holds raw bytes; "
+            return [TypeError(f"{text}encode it, or open a typed database with raw_mode=False")]
+    text = f"key {reprlib.repr(key)} is {type(key).__name__}"
+    return [TypeError(f"{text}; a typed database takes bytes, str, int, float and bool as keys")]
 
 
 def _clear_frames(traceback: TracebackType | None, end: TracebackType) -> None:

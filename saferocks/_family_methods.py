@@ -109,9 +109,9 @@ class FamilyMethods(FamilyAccess):
         owner.check_writable("drop_column_family()")
         if name == _engine.DEFAULT_FAMILY:  # D13: rocksdict fails, and loses its handle all the same
             raise InvalidArgumentError("Invalid argument: Can't drop default column family", code=4)
-        self._check_family(name)
         with owner.lock:
-            self._check_family(name)
+            if check_name(name) not in owner.families:
+                raise self._not_found(f"Invalid column family: {name}", name)
             self._release_family(name)
             _engine.call(self._main._record.live.drop_column_family, name)
             owner.families.discard(name)
@@ -138,15 +138,20 @@ class FamilyMethods(FamilyAccess):
     def _check_family(self, name: str) -> None:
         check_name(name)
         self._record.live
-        known = self.column_families
-        if name not in known:
-            raise ColumnFamilyNotFoundError(
-                f"column name `{name}` does not exist, use `create_cf` to creat it: the database at "
-                f"{self._record.owner.name!r} has {', '.join(map(repr, known))}; make it with "
-                f"db.create_column_family({name!r})"
-            )
+        if name not in self._record.owner.families:
+            raise self._not_found(f"column name `{name}` does not exist, use `create_cf` to creat it", name)
+
+    def _not_found(self, text: str, name: str) -> ColumnFamilyNotFoundError:
+        """Return the error for an unknown name, which starts with rocksdict's own text."""
+        known = ", ".join(map(repr, self.column_families))
+        return ColumnFamilyNotFoundError(
+            f"{text}: the database at {self._record.owner.name!r} has {known}; make it with "
+            f"db.create_column_family({name!r})"
+        )
 
 
-def check_name(name: Any) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
+def check_name(name: Any) -> str:
+    """Return the name of a column family if it is text, else raise TypeError."""
+    if isinstance(name, str):
+        return name
+    raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")

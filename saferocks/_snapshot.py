@@ -111,7 +111,7 @@ class SnapshotReads(ScanMethods):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             if type(error) is Exception and error.args == (_MISSING,):  # D13: no KeyError
                 return NOTHING
-            failure = _engine.failure(error)
+            failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def _pinned(self) -> PinnedCursor:

@@ -1,0 +1,57 @@
+"""What the README and the docstrings show is true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+TEST_LINK = re.compile(r"\[(test_d\d\d)\]\((tests/\w+\.py)\)")
+
+
+def test_the_readme_runs() -> None:
+    """The example in the README does what it shows."""
+    failures, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert (failures, tried > 0) == (0, True)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_run(name: str) -> None:
+    """Every example in a docstring does what it shows, and leaks nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/rocksdict-defects.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    """Every link within the project leads to a file that is there."""
+    file = ROOT / page
+    broken = [link for link in LINK.findall(file.read_text()) if not (file.parent / link).resolve().exists()]
+    assert broken == []
+
+
+def test_each_row_of_the_readme_names_a_file_with_that_test() -> None:
+    """Each defect in the README's table links to a file that has its test and its canary."""
+    rows = TEST_LINK.findall((ROOT / "README.md").read_text())
+    assert len(rows) == 22
+    missing = [row for row in rows if f"def {row[0]}_" not in (ROOT / row[1]).read_text()]
+    assert missing == []
+    texts = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    assert [name for name, _ in rows if f"def {name}_canary_" not in texts] == []
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    """The README gives the two commands as one line each, which is how continuous integration finds them."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert [line.rpartition("python ")[2] for line in lines if line.startswith("python3 -m venv")] == [
+        "-m stress quick",
+        "-m pytest -n 2",
+    ]
