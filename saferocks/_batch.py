@@ -50,7 +50,8 @@ class BatchRecord(HandleRecord):
             operations, size = native.len(), native.size_in_bytes()
         except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
             return None
-        return f"{operations} operations ({size} bytes) were dropped" if operations else None
+        lost = "1 operation" if operations == 1 else f"{operations} operations"
+        return f"{lost} ({size} bytes) {'was' if operations == 1 else 'were'} dropped" if operations else None
 
     def dispose(self, native: Any) -> None:
         """Remember what is lost, unless its owner has written or discarded it."""
@@ -342,7 +343,7 @@ class BulkWriter(BatchWrites):
         if gathered.is_empty():
             return
         record.native = record.live = self._new()
-        self._families = set()
+        self._families = set() if self._family is None else {self._family}
         self._write(gathered, families)
 
     def __exit__(

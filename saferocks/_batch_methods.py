@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine
-from saferocks._batch import BulkWriter, WriteBatch, foreign_family
+from saferocks._batch import BatchWrites, BulkWriter, WriteBatch, foreign_family
 from saferocks._family_methods import FamilyMethods
 from saferocks._handle import release
 from saferocks._registry import Reason
@@ -31,6 +31,8 @@ class BatchMethods(FamilyMethods):
     def write_batch(self, *, label: str | None = None) -> Scope[WriteBatch]:
         """Open a batch that is written as one on a clean exit, and discarded on an exception (`Write`).
 
+        Opened from a column family, it writes there what names no other.
+
         Args:
             label: A name for it in reports.
         """
@@ -38,14 +40,15 @@ class BatchMethods(FamilyMethods):
         record = self._main._record
         record.owner.check_writable("write_batch()")
         batch = WriteBatch.__new__(WriteBatch)
-        main = self._main
-        batch._prepare(main, record.owner, label, self._raw, main._new_batch, main._commit)
+        batch._prepare(self._main, record.owner, label, self._raw, self._new_batch, self._main._commit)
+        self._make_default(batch)
         return batch
 
     def bulk_writer(self, *, flush_bytes: int = _DEFAULT_FLUSH_BYTES, label: str | None = None) -> Scope[BulkWriter]:
         """Open a writer for any number of rows in bounded memory.
 
-        It is not atomic: it writes one batch after the other, and what was written stays.
+        It is not atomic: it writes one batch after the other, and what was written stays. Opened
+        from a column family, it writes there what names no other.
 
         Args:
             flush_bytes: Size at which a batch is written.
@@ -63,7 +66,8 @@ class BatchMethods(FamilyMethods):
         record.owner.check_writable("bulk_writer()")
         bulk = BulkWriter.__new__(BulkWriter)
         main = self._main
-        bulk._prepare(main, record.owner, label, self._raw, main._new_batch, main._write_native, flush_bytes)
+        bulk._prepare(main, record.owner, label, self._raw, self._new_batch, main._write_native, flush_bytes)
+        self._make_default(bulk)
         return bulk
 
     def _name_default_family(self, native: Any) -> None:
@@ -77,7 +81,15 @@ class BatchMethods(FamilyMethods):
         native = _engine.new_batch(self._raw)
         if self._record.owner.dumps is not None:
             native.set_dumps(self._record.owner.dumps)
+        if self._record.family != _engine.DEFAULT_FAMILY:  # what names no family goes where it was opened
+            native.set_default_column_family(self._main._record.live.get_column_family_handle(self._record.family))
         return native
+
+    def _make_default(self, batch: BatchWrites) -> None:
+        """Note that a batch of a column family refers to it."""
+        if self._record.family != _engine.DEFAULT_FAMILY:
+            batch._family = self.get_column_family_handle(self._record.family)
+            batch._families = {batch._family}
 
     def write(self, write_batch: WriteBatch, write_opt: WriteOptions | None = None) -> None:
         """Write a batch as one, and release it (`Write`).

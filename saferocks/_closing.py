@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _guard, _registry
 from saferocks._cursor import PinnedCursor
 from saferocks._handle import release, wait_until_unused
-from saferocks._registry import Reason
+from saferocks._registry import REFUSED, Reason
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
     natives = [] if shared else _engine.natives_in(child.native)
     deadline = time.monotonic() + _LAST_CALLS_SECONDS
     try:
-        if child.guarded and child.reason is None:
+        if child.guarded and child.reason is None and child.state is not REFUSED:
             _guard.tally(child, _guard.OUTLIVED)
         if not release(child, Reason.DATABASE_CLOSED):
             _wait_until_gone(child, deadline)

@@ -11,7 +11,7 @@ from saferocks._batch_methods import BatchMethods
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import note_failure, open_handle, release
+from saferocks._handle import HandleRecord, note_failure, open_handle, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rocksdict import Options
 
-    from saferocks._handle import Scope
+    from saferocks._handle import HandleRecord, Scope
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
     from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage
@@ -51,7 +51,7 @@ class DatabaseRecord(FamilyRecord):
     def before_entering(self) -> None:
         """Allow a database from the constructor, which is closed by hand; the policy decides on others."""
         if self.scoped:
-            _guard.unscoped(self)
+            HandleRecord.before_entering(self)
 
     def escape(self) -> str | None:
         """Say how the database escaped: from the constructor, it should have been closed."""

@@ -35,6 +35,8 @@ def text_path(path: object) -> str:
         text = os.fsdecode(path)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"path {path!r} is {type(path).__name__}; give a str, bytes or os.PathLike") from None
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"path {text!r} holds bytes that are no UTF-8, which rocksdict cannot open; rename it")
     if not text or "\0" in text:
         raise ValueError(f"path {text!r} is {'empty' if not text else 'not a path: it holds a NUL'}")
     return text

@@ -41,6 +41,7 @@ class FamilyMethods(FamilyAccess):
     @property
     def column_families(self) -> tuple[str, ...]:
         """The names of the column families, `default` among them, in alphabetical order."""
+        self._record.live
         return tuple(sorted(self._record.owner.families))
 
     def get_column_family(self, name: str) -> Self:

@@ -175,7 +175,8 @@ def report(found: Tally, number: int) -> None:
         label=leak.label,
         note=leak.note,
     )
-    warn(f"{leak}; open it inside '{found.remedy}'", LeakedHandleWarning, found.site)
+    stack = "".join(f"\n    {line}" for line in leak.stack)
+    warn(f"{leak.headline}; open it inside '{found.remedy}'{stack}", LeakedHandleWarning, found.site)
 
 
 def _is_milestone(count: int) -> bool:

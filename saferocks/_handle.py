@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
-from saferocks._registry import ENTERED, EXITED, OPEN, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, SaferocksError, add_note
+from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
+from saferocks.errors import HandleClosedError, HandleError, NotEnteredError, SaferocksError, add_note
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 T_co = TypeVar("T_co", covariant=True)
 RecordT = TypeVar("RecordT", bound="HandleRecord")
+
+
+#: What to do instead, where that is not to open the handle in a `with`.
+_ADVICE: dict[Reason | None, str] = {
+    Reason.EXITED: "use it inside",
+    Reason.COMMITTED: "open a new one:",
+    Reason.FAILED: "open a new one:",
+}
 
 
 class Scope(Protocol[T_co]):
@@ -96,7 +104,11 @@ class HandleRecord(Record):
 
     def before_entering(self) -> None:
         """Decide on a use without `with`; the policy does, unless a kind of handle needs none."""
-        _guard.unscoped(self)
+        try:
+            _guard.unscoped(self)
+        except NotEnteredError:
+            self.state = REFUSED  # and told: its line is not to be reported as a leak besides
+            raise
 
     def start(self, state: State) -> None:
         """Make the handle usable, unless a release or close came first.
@@ -148,7 +160,8 @@ class HandleRecord(Record):
         """Return the error for a use after release."""
         where = _registry.format_site(self.site)
         why = (self.reason or Reason.DATABASE_CLOSED).value
-        return HandleClosedError(f"{self.kind} opened at {where} was released {why}; open it inside '{self.remedy}'")
+        advice = _ADVICE.get(self.reason, "open it inside")
+        return HandleClosedError(f"{self.kind} opened at {where} was released {why}; {advice} '{self.remedy}'")
 
     def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""
@@ -168,7 +181,7 @@ class HandleRecord(Record):
 
     def escape(self) -> str | None:
         """Say how a handle that is being collected escaped, or None if it did not."""
-        if not self.guarded:
+        if not self.guarded or self.state is REFUSED:
             return None
         if self.state is ENTERED:
             return _guard.COLLECTED
@@ -254,6 +267,9 @@ class Handle(Generic[RecordT]):
         if record.state is USED:
             record.state = ENTERED
             return self
+        if record.state is REFUSED:
+            record.state = OPEN
+            return self.__enter__()
         if record.state is ENTERED:
             where = _registry.format_site(record.site)
             raise HandleError(f"{record.kind} opened at {where} is entered already; open one for each 'with'")

@@ -46,7 +46,7 @@ class CursorRecord(HandleRecord):
     @property
     def remedy(self) -> str:
         """The line to write instead."""
-        return "with db.iter() as cursor:"
+        return "with db.iter() as cursor:" if self.keeper is None else "with family.iter() as cursor:"
 
     def is_busy(self) -> bool:
         """Tell whether a call is decoding a row."""
@@ -77,6 +77,11 @@ class SharedCursorRecord(BoundedCursorRecord):
     __slots__ = ()
 
     disposes = True
+
+    @property
+    def remedy(self) -> str:
+        """The line to write instead."""
+        return "with snap.iter() as cursor:"
 
     def is_busy(self) -> bool:
         """Leave the answer to the snapshot."""

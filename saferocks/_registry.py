@@ -36,13 +36,14 @@ class State(Enum):
     """The life of a handle runs one way: open, perhaps entered (or used without), released."""
 
     OPEN = "open"
+    REFUSED = "open, and refused to be used without 'with'"
     USED = "used without entering"
     ENTERED = "entered"
     RELEASED = "released"
 
 
 # Members of an Enum are slow to reach through their class; the hot paths use these names.
-OPEN, USED, ENTERED, RELEASED = State.OPEN, State.USED, State.ENTERED, State.RELEASED
+OPEN, REFUSED, USED, ENTERED, RELEASED = State.OPEN, State.REFUSED, State.USED, State.ENTERED, State.RELEASED
 
 
 class Reason(Enum):

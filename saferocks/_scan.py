@@ -103,7 +103,12 @@ class ScanRecord(HandleRecord):
     @property
     def remedy(self) -> str:
         """The line to write instead."""
-        return f"with db.{self.method}() as {self.method}:"
+        return f"with {self.receiver}.{self.method}() as {self.method}:"
+
+    @property
+    def receiver(self) -> str:
+        """What the scan was opened from, for the remedy."""
+        return "db" if self.keeper is None else "family"
 
     def place(self) -> Place:
         """Return a fresh place at the start of this scan."""
@@ -167,6 +172,11 @@ class SharedScanRecord(ScanRecord):
     """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
 
     __slots__ = ()
+
+    @property
+    def receiver(self) -> str:
+        """What the scan was opened from."""
+        return "snap"
 
     def acquire(self, acquire: Callable[[], Any]) -> None:
         """Get hold of the snapshot's cursor."""

@@ -52,7 +52,7 @@ def _from_environment() -> Settings:
 current: Settings = _from_environment()
 
 
-def configure(*, policy: Policy | None = None, trace: Trace | None = None) -> None:
+def configure(*, policy: Policy | None = None, trace: Trace | None = None, **unknown: object) -> None:
     """Change the settings of the process; what is not given stays.
 
     They apply at once to every database that was not opened with a setting of its own.
@@ -61,6 +61,7 @@ def configure(*, policy: Policy | None = None, trace: Trace | None = None) -> No
         policy: `warn` (warn and log), `raise` (strict) or `ignore` (count only).
         trace: What is remembered of each opening: nothing (`off`), the line (`site`) or eight
             frames (`stack`).
+        **unknown: Refused, with the names that there are.
 
     Raises:
         ValueError: If a value is not one of those.
@@ -71,6 +72,9 @@ def configure(*, policy: Policy | None = None, trace: Trace | None = None) -> No
         >>> saferocks.configure(policy="warn", trace="site")
     """
     global current  # noqa: PLW0603 - one binding, replaced whole; see above
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise TypeError(f"configure() got an unexpected keyword argument: {names}; there are 'policy' and 'trace'")
     new_policy = policy_or_none(policy) or current.policy
     new_trace = trace_or_none(trace) or current.trace
     current = replace(current, policy=new_policy, trace=new_trace)

@@ -101,13 +101,24 @@ class Leak:
     stack: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        counted = self.kind if self.count == 1 else f"{self.count} {self.kind} handles"
-        verb = "was" if self.count == 1 else "were"
-        held = f"after {self.age:.3g} s" if self.count == 1 else f"after up to {self.age:.3g} s"
+        return self.headline + "".join(f"\n    {line}" for line in self.stack)
+
+    @property
+    def headline(self) -> str:
+        """The leak in one line, without its stack."""
+        several = self.count != 1
+        counted = f"{self.count} {self.kind} handles" if several else self.kind
+        held = f"after {'up to ' if several else ''}{in_words(self.age)}"
         label = f" [{self.label}]" if self.label else ""
         note = f"; {self.note}" if self.note else ""
-        stack = "".join(f"\n    {line}" for line in self.stack)
-        return f"{counted} opened at {self.opened_at}{label} {verb} {self.escape} {held}{note}{stack}"
+        return f"{counted} opened at {self.opened_at}{label} {'were' if several else 'was'} {self.escape} {held}{note}"
+
+
+def in_words(seconds: float) -> str:
+    """Write a duration as people do: `3 ms`, `1.5 s`, `260 s`."""
+    if seconds < 1:
+        return f"{max(1, round(seconds * 1000))} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s"  # noqa: PLR2004 - a minute
 
 
 class LeakedHandlesError(SaferocksError):
