@@ -42,7 +42,18 @@ class BatchRecord(HandleRecord):
 
     @property
     def note(self) -> str | None:
+        """What the batch holds."""
+        held = self._held()
+        return None if held is None else f"{held[0]}, not yet written"
+
+    @property
+    def loss(self) -> str | None:
         """What is lost if the batch is dropped now."""
+        held = self._held()
+        return None if held is None else f"{held[0]} {held[1]} dropped"
+
+    def _held(self) -> tuple[str, str] | None:
+        """Return the operations in the batch in words, and the verb that goes with them."""
         native = self.native
         if native is None:
             return None
@@ -50,13 +61,15 @@ class BatchRecord(HandleRecord):
             operations, size = native.len(), native.size_in_bytes()
         except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
             return None
-        lost = "1 operation" if operations == 1 else f"{operations} operations"
-        return f"{lost} ({size} bytes) {'was' if operations == 1 else 'were'} dropped" if operations else None
+        if not operations:
+            return None
+        one = operations == 1
+        return f"{operations} operation{'' if one else 's'} ({size} bytes)", "was" if one else "were"
 
     def dispose(self, native: Any) -> None:
         """Remember what is lost, unless its owner has written or discarded it."""
         if self.reason not in _DECIDED:
-            self.lost = self.note
+            self.lost = self.loss
 
     @property
     def remedy(self) -> str:
@@ -244,7 +257,7 @@ class WriteBatch(BatchWrites):
             if error is None and self._commit is not None:
                 self._commit(self)
         finally:
-            lost = record.note if error is None and self._commit is None else None
+            lost = record.loss if error is None and self._commit is None else None
             release(record, Reason.EXITED)
         if lost:
             _guard.warn(

@@ -154,7 +154,8 @@ def orphaned(record: FamilyRecord) -> None:
     """Close a database whose handle was collected; runs in finalizers, so it does not wait long."""
     close(record, timeout=_LAST_CALLS_SECONDS)
     # Nobody can leave its `with` any more: what has escaped is kept with the process.
-    _registry.PROCESS.leaks.update(record.owner.leaks)
+    # Under keys of their own: the same line may have leaked from an earlier database.
+    _registry.PROCESS.leaks.update({(record.id, key): found for key, found in list(record.owner.leaks.items())})
     raised = _guard.report_untold(record.owner)
     if raised:
         raise raised.pop(0)

@@ -17,10 +17,11 @@ from saferocks._scan_methods import ScanMethods
 from saferocks.errors import NotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from rocksdict import CompactOptions, IngestExternalFileOptions, WriteOptions
 
+    from saferocks._directory import StrPath
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
 
@@ -185,7 +186,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         _ordering.check_range(self._raw, begin, end)
         _engine.call(self._record.sink.delete_range, begin, end, write_opt)
 
-    def ingest_external_file(self, paths: list[str], opts: IngestExternalFileOptions | None = None) -> None:
+    def ingest_external_file(self, paths: Iterable[StrPath], opts: IngestExternalFileOptions | None = None) -> None:
         """Take SST files into the column family (`IngestExternalFile`).
 
         Args:
@@ -233,7 +234,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         scan = SCANS[method]()
         scan._parent = self
         scan._record = record = ScanRecord(owner, label, method, backwards, bounds, from_key)
-        record.keeper = family.keeper
+        if family.keeper is not None:
+            record.keeper, record.receiver = family.keeper, "family"
         plain = owner.plain_tables
         try:
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
@@ -258,7 +260,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
         cursor._record = record
         record.moving = Lock()
-        record.keeper = family.keeper
+        if family.keeper is not None:
+            record.keeper, record.receiver = family.keeper, "family"
         plain = owner.plain_tables
         try:
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER

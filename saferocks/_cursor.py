@@ -203,10 +203,15 @@ class Place:
                 if not found:  # else the next chunk, which starts here, asks
                     cursor.status()  # raises if this is no end but an error (D4)
                 break
-            key = get_key()
-            if outside is not None and outside(key):
-                break
-            row = self._pick(cursor, key)
+            try:
+                key = get_key()
+                if outside is not None and outside(key):
+                    break
+                row = self._pick(cursor, key)
+            except Exception:
+                if found:  # first come the rows before it; the next chunk meets it again
+                    break
+                raise
             found.append(row)
             size += size_of(row)
             self.last = key

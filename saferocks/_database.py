@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rocksdict import Options
 
+    from saferocks._directory import StrPath
     from saferocks._handle import HandleRecord, Scope
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
@@ -101,7 +102,7 @@ class Rdict(BatchMethods):
 
     def __init__(
         self,
-        path: str,
+        path: StrPath,
         options: Options | None = None,
         column_families: Mapping[str, Options] | None = None,
         access_type: AccessType | None = None,
@@ -179,6 +180,7 @@ class Rdict(BatchMethods):
                 raise
             note_failure(error, failure)
             return
+        events.drain()
         events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
         try:
             _guard.settle(owner)
@@ -302,7 +304,7 @@ class Rdict(BatchMethods):
     # ---- databases that are not open
 
     @staticmethod
-    def destroy(path: str, options: Options | None = None) -> None:
+    def destroy(path: StrPath, options: Options | None = None) -> None:
         """Delete a database that nobody has open (`DestroyDB`); a path where there is none is no error.
 
         Raises:
@@ -314,7 +316,7 @@ class Rdict(BatchMethods):
             _engine.destroy(target, options)
 
     @staticmethod
-    def repair(path: str, options: Options | None = None) -> None:
+    def repair(path: StrPath, options: Options | None = None) -> None:
         """Rebuild what can be rebuilt of a damaged database (`RepairDB`); try it on a copy.
 
         Args:
@@ -328,13 +330,13 @@ class Rdict(BatchMethods):
         _engine.repair(target, options or _engine.new_options(_directory.mode_for_repair(target)))
 
     @staticmethod
-    def list_cf(path: str, options: Options | None = None) -> list[str]:
+    def list_cf(path: StrPath, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
         return _engine.list_families(text_path(path), options)
 
 
 def open(  # noqa: A001 - the word for it, as in `dbm.open`
-    path: str,
+    path: StrPath,
     *,
     options: Options | None = None,
     column_families: Mapping[str, Options] | None = None,

@@ -13,6 +13,8 @@ from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
 CONFIG_NAME = "rocksdict-config.json"
 
 # A VersionEdit writes the comparator as tag 1, the length of its name, its name.
@@ -164,6 +166,19 @@ def check_mode(found: Directory, raw_mode: bool) -> None:
         f"open it with raw_mode={found.raw_mode}",
         code=4,
     )
+
+
+def old_logs(path: str) -> frozenset[str]:
+    """Return the names of RocksDB's old info logs in a directory."""
+    names = os.listdir(path) if os.path.isdir(path) else []
+    return frozenset(name for name in names if name.startswith("LOG.old."))
+
+
+def put_log_back(path: str, before: frozenset[str]) -> None:
+    """Undo what an open that met a LOCK did: RocksDB puts the holder's LOG aside before it looks."""
+    with suppress(OSError):  # the holder may be tidying up its logs at this moment
+        for name in old_logs(path) - before:
+            os.replace(os.path.join(path, name), os.path.join(path, "LOG"))
 
 
 def plain_tables(path: str) -> frozenset[str]:

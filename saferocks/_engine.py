@@ -1,6 +1,6 @@
 """The only module that imports rocksdict: native calls, error mapping, and the defences against defects.
 
-Each workaround carries the number of the defect it answers (D1 to D21, listed in
+Each workaround carries the number of the defect it answers (D1 to D23, listed in
 docs/rocksdict-defects.md) and can be deleted alone when upstream mends that defect.
 """
 
@@ -16,74 +16,28 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import rocksdict as _native
 from rocksdict import (
     BlockBasedIndexType as BlockBasedIndexType,
-)
-from rocksdict import (
     BlockBasedOptions as BlockBasedOptions,
-)
-from rocksdict import (
     BottommostLevelCompaction as BottommostLevelCompaction,
-)
-from rocksdict import (
     Cache as Cache,
-)
-from rocksdict import (
     ChecksumType as ChecksumType,
-)
-from rocksdict import (
     CompactOptions as CompactOptions,
-)
-from rocksdict import (
     CuckooTableOptions as CuckooTableOptions,
-)
-from rocksdict import (
     DataBlockIndexType as DataBlockIndexType,
-)
-from rocksdict import (
     DBCompactionStyle as DBCompactionStyle,
-)
-from rocksdict import (
     DBCompressionType as DBCompressionType,
-)
-from rocksdict import (
     DBPath as DBPath,
-)
-from rocksdict import (
     DBRecoveryMode as DBRecoveryMode,
-)
-from rocksdict import (
     Env as Env,
-)
-from rocksdict import (
     FifoCompactOptions as FifoCompactOptions,
-)
-from rocksdict import (
     IngestExternalFileOptions as IngestExternalFileOptions,
-)
-from rocksdict import (
     KeyEncodingType as KeyEncodingType,
-)
-from rocksdict import (
     MemtableFactory as MemtableFactory,
-)
-from rocksdict import (
     Options as Options,
-)
-from rocksdict import (
     PlainTableFactoryOptions as PlainTableFactoryOptions,
-)
-from rocksdict import (
     SliceTransform as SliceTransform,
-)
-from rocksdict import (
     UniversalCompactionStopStyle as UniversalCompactionStopStyle,
-)
-from rocksdict import (
     UniversalCompactOptions as UniversalCompactOptions,
-)
-from rocksdict import (
     WriteBufferManager as WriteBufferManager,
-)
-from rocksdict import (
     WriteOptions as WriteOptions,
 )
 
@@ -123,6 +77,8 @@ def translate(error: BaseException) -> BaseException:
     """
     if type(error).__name__ == "PanicException":
         return _status.from_text(f"Corruption: rocksdict panicked: {error}")
+    if isinstance(error, OSError) and _foreign_traceback(error) is None:
+        return errors.IOFailedError(f"IO error: {error}", code=5)
     if type(error) not in _TRANSLATED or _foreign_traceback(error) is not None:
         return error
     if isinstance(error, _native.DbClosedError):
@@ -181,6 +137,8 @@ def name_bad_types(found: list[BaseException], raw: bool, key: Any, value: Any =
     error = found[0]
     if not isinstance(error, TypeError) or not str(error).endswith(_TYPES_REMEDY):
         return found
+    if isinstance(key, list):  # of a multi-get
+        key = next((each for each in key if not isinstance(each, bytes)), key)
     for what, given in (("key", key), ("value", value)):
         if raw and not isinstance(given, bytes):
             text = f"{what} {reprlib.repr(given)} is {type(given).__name__}, but this database holds raw bytes; "

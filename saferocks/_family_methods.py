@@ -153,6 +153,8 @@ class FamilyMethods(FamilyAccess):
 
 def check_name(name: Any) -> str:
     """Return the name of a column family if it is text, else raise TypeError."""
-    if isinstance(name, str):
-        return name
-    raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
+    if not isinstance(name, str):
+        raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"column family {name!r} holds a NUL or what is no character; give another name")
+    return name

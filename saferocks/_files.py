@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rocksdict import Options
 
+    from saferocks._directory import StrPath
     from saferocks._ordering import Key
 
 
@@ -56,7 +57,7 @@ class Checkpoint(Handle[CheckpointRecord]):
         record = open_handle(self, db, CheckpointRecord(db._record.owner, label))
         record.acquire(lambda: _engine.new_checkpoint(db._record.live))
 
-    def create(self, path: str) -> None:
+    def create(self, path: StrPath) -> None:
         """Copy the database as it is now into a directory that does not exist yet.
 
         Args:
@@ -76,7 +77,7 @@ class Checkpoint(Handle[CheckpointRecord]):
         _directory.check_writable(target)
         _engine.call(self._record.live.create_checkpoint, target)
 
-    def create_checkpoint(self, path: str) -> None:
+    def create_checkpoint(self, path: StrPath) -> None:
         """Copy the database; rocksdict's name for `create`."""
         self.create(path)
 
@@ -104,6 +105,11 @@ class SstRecord(HandleRecord):
 
     @property
     def note(self) -> str | None:
+        """Which file is being written."""
+        return None if self.path is None else f"writing {self.path!r}"
+
+    @property
+    def loss(self) -> str | None:
         """What is lost if the writer is dropped now."""
         return None if self.path is None else f"its unfinished file {self.path!r} was removed"
 
@@ -147,7 +153,7 @@ class SstFileWriter(Handle[SstRecord]):
         record = open_handle(self, None, SstRecord(label))
         record.acquire(lambda: _engine.new_sst_writer(options))
 
-    def open(self, path: str) -> None:
+    def open(self, path: StrPath) -> None:
         """Begin a file.
 
         Raises:

@@ -88,7 +88,7 @@ def tally(record: Record, escape: str) -> tuple[Tally, int]:
         record.remedy,
         owner.name,
         record.label,
-        record.note,
+        record.loss,
         record.stack,
         owner.policy,
     )
@@ -96,7 +96,7 @@ def tally(record: Record, escape: str) -> tuple[Tally, int]:
     keeper = _registry.PROCESS if record.kind == "database" else owner
     found: Tally = keeper.leaks.setdefault(key, fresh)
     found.age = max(found.age, record.age)
-    found.note = record.note or found.note
+    found.note = record.loss or found.note
     return found, next(found.numbers)
 
 
@@ -144,6 +144,8 @@ def settle(owner: Owner) -> None:
 def report_untold(owner: Owner) -> list[LeakedHandleWarning]:
     """Report what an owner's tallies have not told yet; returns the warnings that are errors."""
     raised: list[LeakedHandleWarning] = []
+    if exited:  # the summary has told it
+        return raised
     for found in list(owner.leaks.values()):
         number = found.count
         try:
@@ -204,6 +206,7 @@ def take_leaks(owner: Owner) -> tuple[Leak, ...]:
     return tuple(found.as_leak() for found in taken if found.policy == "raise")
 
 
+_MOST_TOLD = 10_000
 # Lines that have been told once that they use a handle without `with`.
 _told: dict[tuple[str, tuple[int, int]], Site] = {}
 
@@ -220,6 +223,8 @@ def unscoped(record: Record) -> None:
         raise NotEnteredError(f"{record.kind} opened at {where} was used without 'with'; write '{record.remedy}'")
     if policy == "ignore" or (record.kind, _identity(record.site)) in _told:
         return
+    if len(_told) >= _MOST_TOLD:  # a program that compiles code as it runs has ever new lines
+        _told.clear()
     _told[record.kind, _identity(record.site)] = record.site
     events.drain()
     events.defer("saferocks.handle_unscoped", kind=record.kind, database=record.owner.name, opened_at=where)
@@ -258,8 +263,10 @@ def _summarize_at_exit() -> None:
     global exited  # noqa: PLW0603 - set once, at the very end
     exited = True
     events.drain()
-    tallies: dict[int, Tally] = {}
-    raising = False
+    # What has leaked without a database is never settled otherwise.
+    tallies = {id(found): found for found in list(_registry.PROCESS.leaks.values()) if found.told < found.count}
+    tallies = {key: found for key, found in tallies.items() if found.policy != "ignore"}
+    raising = any(found.policy == "raise" for found in tallies.values())
     for record in _registry.snapshot():
         if record.kind == "column_family" or record.owner.policy == "ignore":
             continue

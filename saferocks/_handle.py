@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _registry, events
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
-from saferocks.errors import HandleClosedError, HandleError, NotEnteredError, SaferocksError, add_note
+from saferocks.errors import (
+    HandleClosedError,
+    HandleError,
+    NotEnteredError,
+    SaferocksError,
+    UnscopedHandleWarning,
+    add_note,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -106,7 +113,7 @@ class HandleRecord(Record):
         """Decide on a use without `with`; the policy does, unless a kind of handle needs none."""
         try:
             _guard.unscoped(self)
-        except NotEnteredError:
+        except (NotEnteredError, UnscopedHandleWarning):
             self.state = REFUSED  # and told: its line is not to be reported as a leak besides
             raise
 
@@ -188,7 +195,7 @@ class HandleRecord(Record):
         if self.state is OPEN:
             return _guard.NEVER_ENTERED
         # Used without `with`, which was reported then: dropping it is how such code releases.
-        return _guard.COLLECTED if self.note else None
+        return _guard.COLLECTED if self.loss else None
 
 
 #: Reads the slot without falling through to `__getattr__`.
@@ -300,7 +307,8 @@ class Handle(Generic[RecordT]):
         return f"<saferocks {record.kind}{name} opened at {where}, {record.state.value}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(f"a {self._record.kind} cannot be pickled or copied: it owns a native object of this process")
+        kind = self._record.kind
+        raise TypeError(f"{kind} handles cannot be pickled or copied: each owns a native object of this process")
 
 
 def open_handle(handle: Handle[RecordT], parent: Any, record: RecordT) -> RecordT:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def join_snapshot(record: HandleRecord) -> None:
     """Make a record end with the snapshot through whose cursor it reads."""
+    record.receiver = "snap"
     pinned = record.native
     pinned.users[record.id] = record
     if pinned.native is None:  # the snapshot was released since
@@ -46,7 +47,7 @@ class CursorRecord(HandleRecord):
     @property
     def remedy(self) -> str:
         """The line to write instead."""
-        return "with db.iter() as cursor:" if self.keeper is None else "with family.iter() as cursor:"
+        return f"with {self.receiver}.iter() as cursor:"
 
     def is_busy(self) -> bool:
         """Tell whether a call is decoding a row."""
@@ -77,11 +78,6 @@ class SharedCursorRecord(BoundedCursorRecord):
     __slots__ = ()
 
     disposes = True
-
-    @property
-    def remedy(self) -> str:
-        """The line to write instead."""
-        return "with snap.iter() as cursor:"
 
     def is_busy(self) -> bool:
         """Leave the answer to the snapshot."""

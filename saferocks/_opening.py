@@ -242,9 +242,11 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
     deadline = time.monotonic() + request.lock_timeout
     pause = _FIRST_PAUSE
     while True:
+        logs = _directory.old_logs(request.path)
         try:
             return _engine.open_native(request.path, options, families, request.access.native())
         except LockedError as error:
+            _directory.put_log_back(request.path, logs)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _locked(error, request) from None

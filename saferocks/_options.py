@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
+
+if TYPE_CHECKING:
+    from saferocks._directory import StrPath
 
 _HINTS = frozenset(
     {
@@ -160,6 +163,9 @@ def check_read_options(read_opt: Any) -> ReadOptions:
     return read_opt
 
 
+_LONGEST_TTL = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class AccessType:
     """How a database is opened; make one with the static methods.
@@ -187,7 +193,7 @@ class AccessType:
         return AccessType("read_only", bool(error_if_log_file_exist))
 
     @staticmethod
-    def secondary(secondary_path: str) -> AccessType:
+    def secondary(secondary_path: StrPath) -> AccessType:
         """For following a primary with `try_catch_up_with_primary`.
 
         Args:
@@ -199,18 +205,24 @@ class AccessType:
     def with_ttl(duration: int) -> AccessType:
         """For reading and writing rows that compaction may drop once they are old.
 
-        A snapshot does not protect rows whose time has run out.
+        Once with, always with: each value carries a time stamp of four bytes on disk. Opened without
+        this, they are part of the value; and values that were written without it lose their last
+        four bytes to it, if they have as many. RocksDB does not notice either.
+
+        A snapshot does not protect rows whose time has run out. Compaction drops them, and then its
+        point reads no longer find what its scans still show. The rows of a column family that was
+        made since the database was opened do not expire before it is opened again.
 
         Args:
-            duration: Seconds; positive.
+            duration: Seconds; from 1 to 2**31 - 1.
 
         Raises:
-            ValueError: If the duration is not positive.
+            ValueError: If the duration is out of that range.
         """
         if type(duration) is not int:
             raise TypeError(f"duration {duration!r} is {type(duration).__name__}; give whole seconds")
-        if duration <= 0:
-            raise ValueError(f"duration is {duration}; give a positive number of seconds")
+        if not 0 < duration <= _LONGEST_TTL:  # RocksDB keeps 32 bits, and drops the others in silence
+            raise ValueError(f"duration is {duration}; give a positive number of seconds, at most {_LONGEST_TTL}")
         return AccessType("with_ttl", duration)
 
     @property

@@ -131,9 +131,12 @@ class FamilyRecord(HandleRecord):
                 f"use it inside '{self.remedy}'"
             )
         why = (self.reason or Reason.DATABASE_CLOSED).value
+        again = self.reason in (Reason.EXITED, Reason.CLOSED) and not self.owner.closing
+        advice = (
+            f"get it again with db.get_column_family({self.family!r})" if again else f"use it inside '{self.remedy}'"
+        )
         return DatabaseClosedError(
-            f"DB instance already closed: column family {self.family!r} opened at {where} was released {why}; "
-            f"use it inside '{self.remedy}'"
+            f"DB instance already closed: column family {self.family!r} opened at {where} was released {why}; {advice}"
         )
 
     def dropped_error(self) -> ColumnFamilyDroppedError:

@@ -112,6 +112,7 @@ class Record:
             and waits, and nothing native exists that no record knows.
         keeper: What has to live as long as the native object: for an iterator, a handle of its
             column family (D22).
+        receiver: What it was opened from, as the remedy names it: `db`, `family` or `snap`.
         state: Where the handle is in its life.
         reason: Why it was released, once it is.
         site: The opener's call.
@@ -121,7 +122,20 @@ class Record:
         label: The caller's own name for the handle.
     """
 
-    __slots__ = ("id", "keeper", "label", "native", "opened", "owner", "reason", "site", "stack", "state", "thread")
+    __slots__ = (
+        "id",
+        "keeper",
+        "label",
+        "native",
+        "opened",
+        "owner",
+        "reason",
+        "receiver",
+        "site",
+        "stack",
+        "state",
+        "thread",
+    )
 
     kind = "handle"
     #: How many frames of this package lie above the opener's call at the least.
@@ -147,6 +161,7 @@ class Record:
         self.owner = owner
         self.native: Any = None
         self.keeper: Any = None
+        self.receiver = "db"
         self.label = label
         self.state = OPEN
         self.reason: Reason | None = None
@@ -159,7 +174,12 @@ class Record:
 
     @property
     def note(self) -> str | None:
-        """What would be lost with the handle, if anything."""
+        """What the handle is about, if there is more to say than its kind."""
+        return None
+
+    @property
+    def loss(self) -> str | None:
+        """What is lost with the handle, if anything."""
         return None
 
     @property

@@ -70,20 +70,17 @@ _PICKS: dict[str, Callable[[Any, Key], Any]] = {
 NATIVE_SCANS = {"items": "items", "keys": "keys", "values": "items", "columns": "entities", "entities": "entities"}
 
 
-#: Which thread iterates over which scan, by the id of its record; `setdefault` claims atomically.
-#: A second thread would find the generator running.
-_readers: dict[int, int] = {}
-
-
 class ScanRecord(HandleRecord):
     """The record of a scan.
 
     Attributes:
         failure: The error that ended the scan, raised again by every later use.
+        reader: The thread whose chain has the token.
         rows: The generator of the rows; None until the scan is entered, and once it is over.
+        tokens: Holds one token while no thread iterates.
     """
 
-    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "rows")
+    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows", "tokens")
 
     kind = "iterator"
     depth = 4
@@ -98,17 +95,14 @@ class ScanRecord(HandleRecord):
         self.from_key = from_key
         self.failure: BaseException | None = None
         self.rows: Any = None
+        self.reader = 0
+        self.tokens: list[None] = [None]
         Record.__init__(self, owner, label)
 
     @property
     def remedy(self) -> str:
         """The line to write instead."""
         return f"with {self.receiver}.{self.method}() as {self.method}:"
-
-    @property
-    def receiver(self) -> str:
-        """What the scan was opened from, for the remedy."""
-        return "db" if self.keeper is None else "family"
 
     def place(self) -> Place:
         """Return a fresh place at the start of this scan."""
@@ -137,7 +131,6 @@ class ScanRecord(HandleRecord):
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
-        _readers.pop(self.id, None)
         rows, self.rows = self.rows, None
         if rows is None or self.reason is EXHAUSTED:  # then it is the generator itself that releases
             return
@@ -172,11 +165,6 @@ class SharedScanRecord(ScanRecord):
     """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
 
     __slots__ = ()
-
-    @property
-    def receiver(self) -> str:
-        """What the scan was opened from."""
-        return "snap"
 
     def acquire(self, acquire: Callable[[], Any]) -> None:
         """Get hold of the snapshot's cursor."""
@@ -325,12 +313,35 @@ def _failed(record: ScanRecord, error: BaseException) -> list[BaseException]:
 
 
 class _Tail:
-    """What a scan's chain asks once the generator has ended; keeps the handle alive until then."""
+    """What a scan's chain asks once the generator has ended; keeps the handle alive until then.
 
-    __slots__ = ("_scan",)
+    Only one thread at a time may have a chain: a second one would find the generator running. The
+    first chain of a thread takes the record's token, and gives it back when it is dropped, which a
+    loop does when it ends or is left.
+    """
+
+    __slots__ = ("_scan", "_token")
 
     def __init__(self, scan: Scan[Any]) -> None:
+        record = scan._record
+        self._token: list[None] | None = None
+        try:
+            record.tokens.pop()  # atomic
+        except IndexError:
+            if record.reader != get_ident() and record.reason is None:
+                where = _registry.format_site(record.site)
+                raise ConcurrentUseError(
+                    f"iterator opened at {where} is being iterated by another thread; open one for each thread"
+                ) from None
+        else:
+            record.reader = get_ident()
+            self._token = record.tokens
         self._scan = scan
+
+    def __del__(self) -> None:
+        if self._token is not None:
+            self._scan._record.reader = 0  # first: whoever finds no token looks at this
+            self._token.append(None)
 
     def __iter__(self) -> _Tail:
         return self
@@ -353,12 +364,6 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
     def __iter__(self) -> Iterator[Row]:
         record = self._record
         rows = record.live
-        reader = get_ident()
-        if _readers.setdefault(record.id, reader) != reader and record.reason is None:
-            where = _registry.format_site(record.site)
-            raise ConcurrentUseError(
-                f"iterator opened at {where} is being iterated by another thread; open one for each thread"
-            )
         return chain(rows, _Tail(self))
 
     def __next__(self) -> Row:

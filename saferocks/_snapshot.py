@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _registry
+from saferocks import _engine, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
 from saferocks._handle import Handle, HandleRecord, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
@@ -101,6 +101,32 @@ class SnapshotReads(ScanMethods):
             return [self.get(each, default) for each in key]
         value = self._look_up(key)
         return default if value is NOTHING else value
+
+    def get_entity(self, key: Key, default: Any = None) -> Any:
+        """Return the wide columns of a key as a list of `(name, value)`, or a default.
+
+        Args:
+            key: A key, or a list of keys for a list of results.
+            default: What to return for a missing key.
+
+        Raises:
+            NotSupportedError: If the snapshot is for point reads only: rocksdict's own has no such method.
+        """
+        if isinstance(key, list):
+            return [self.get_entity(each, default) for each in key]
+        _ordering.check_key(key, self._raw)
+        return _engine.call(self._entity, key, default)
+
+    def _entity(self, key: Key, default: Any) -> Any:
+        order = _ordering.bounds(self._raw).order
+        pinned = self._pinned()
+        with pinned as cursor:
+            pinned.hold(None)
+            cursor.seek(key)
+            if cursor.valid() and order(cursor.key()) == order(key):
+                return cursor.columns()
+            cursor.status()
+        return default
 
     def __contains__(self, key: Key) -> bool:
         return self._look_up(key) is not NOTHING
@@ -196,6 +222,8 @@ class Snapshot(SnapshotReads, Handle[SnapshotRecord]):
             ColumnFamilyNotFoundError: If the snapshot was not opened for it.
         """
         self._record.live
+        if not isinstance(name, str):
+            raise TypeError(f"column family {name!r} is {type(name).__name__}; give its name as str")
         if name not in self._names:
             raise ColumnFamilyNotFoundError(
                 f"snapshot does not cover column family {name!r}; open it with "

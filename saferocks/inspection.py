@@ -183,11 +183,20 @@ def audit(owner: DatabaseOwner, rdict: Any) -> AuditReport:
     return _compare(owner, rdict)
 
 
+def _shares_options(owner: DatabaseOwner) -> bool:
+    databases = (record.owner for record in _registry.snapshot() if record.kind == "database")
+    return sum(getattr(other, "options", None) is owner.options for other in databases) > 1
+
+
 def _compare(owner: DatabaseOwner, rdict: Any) -> AuditReport:
     records = _registry.in_order(owner.children)
     natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
     live = _engine.live_iterators(owner.options)
-    unchecked = ("iterators: open with statistics=True to have RocksDB count them",) if live is None else ()
+    unchecked: tuple[str, ...] = ()
+    if live is None:
+        unchecked = ("iterators: open with statistics=True to have RocksDB count them",)
+    elif _shares_options(owner):
+        live, unchecked = None, ("iterators: another open database has the same Options, and RocksDB counts for both",)
     return AuditReport(
         registered_iterators=sum(map(_engine.is_iterator, natives.values())),
         live_iterators=live,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -525,7 +526,7 @@ def test_a_batch_whose_database_closed_is_not_lost_in_silence(path: str) -> None
         with pytest.raises(saferocks.HandleClosedError, match=r"opened at .* was released when its database"):
             with db.write_batch() as batch:
                 batch[b"k"] = b"v"
-                with pytest.warns(saferocks.LeakedHandleWarning, match=r"1 operations \(\d+ bytes\) were dropped"):
+                with pytest.warns(saferocks.LeakedHandleWarning, match=r"1 operation \(\d+ bytes\) was dropped"):
                     db.close()
     assert reopen(path) == []
 
@@ -691,6 +692,16 @@ def test_two_loops_over_one_scan_are_refused(db: saferocks.Rdict, start: Start) 
         with pytest.raises(saferocks.ConcurrentUseError, match=r"test_close\.py:\d+ is being iterated by another"):
             start(list, keys).result(SECONDS)
         assert [first, *rows] == [b"%d" % key for key in range(10)]
+
+
+def test_a_scan_may_be_handed_over(db: saferocks.Rdict, start: Start) -> None:
+    """A scan whose loop was left is read on by the next thread, page by page, and no row is lost."""
+    for key in range(10):
+        db[b"%d" % key] = b"v"
+    with db.keys() as keys:
+        pages = [start(lambda: list(itertools.islice(keys, 3))).result(SECONDS) for _ in range(4)]
+    assert [len(page) for page in pages] == [3, 3, 3, 1]
+    assert [key for page in pages for key in page] == [b"%d" % key for key in range(10)]
 
 
 @pytest.mark.parametrize("shared", ["scan", "iterator"])

@@ -211,7 +211,7 @@ def events_in(stderr: str) -> list[tuple[str, str]]:
 
 def without_numbers(text: str) -> str:
     """Take the directory of the program and the ages out of a text."""
-    return re.sub(r"after (up to )?[\d.e-]+ s", "after * s", re.sub(r"/\S*/(?=\w+\.py)", "", text))
+    return re.sub(r"after (up to )?[\d.]+ m?s", "after * s", re.sub(r"/\S*/(?=\w+\.py)", "", text))
 
 
 # --------------------------------------------------------------------------- seven routes, three policies
@@ -346,7 +346,7 @@ def expected_summary(program: str) -> list[str]:
     where = places(program)
     lines = []
     for comment, kind in LEFT_OPEN.items():
-        lost = "; 1 operations (17 bytes) were dropped" if kind == "write_batch" else ""
+        lost = "; 1 operation (17 bytes) was dropped" if kind == "write_batch" else ""
         lines.append(f"{kind} opened at {where[comment]} was still open at interpreter exit after * s{lost}")
     return lines
 

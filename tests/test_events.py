@@ -76,7 +76,7 @@ def test_a_leak_is_a_warning_with_fields(path: str, logged: pytest.LogCaptureFix
         "count": 1,
         "escape": "collected while open",
         "label": "nightly",
-        "note": f"1 operations ({size} bytes) were dropped",
+        "note": f"1 operation ({size} bytes) was dropped",
     }
     assert record.message.startswith(f"saferocks.handle_leaked kind='write_batch' database={path!r} opened_at=")
 

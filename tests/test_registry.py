@@ -165,7 +165,9 @@ def test_a_batch_says_what_would_be_lost(db: saferocks.Rdict) -> None:
         assert [info.note for info in db.handles()] == [None]
         batch[b"k"] = b"v"
         batch.delete(b"l")
-        assert [info.note for info in db.handles()] == [f"2 operations ({batch.size_in_bytes()} bytes) were dropped"]
+        assert [info.note for info in db.handles()] == [
+            f"2 operations ({batch.size_in_bytes()} bytes), not yet written"
+        ]
 
 
 @pytest.mark.parametrize("label", [1, b"bytes", object()])

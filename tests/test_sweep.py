@@ -170,6 +170,7 @@ SNAPSHOT_VIEW: dict[str, Use] = {
     "__contains__": lambda handle, tools: b"k" in handle,
     "__getitem__": lambda handle, tools: handle[b"k"],
     "get": lambda handle, tools: handle.get(b"k"),
+    "get_entity": lambda handle, tools: handle.get_entity(b"k"),
 }
 SNAPSHOT: dict[str, Use] = {
     **SNAPSHOT_VIEW,
@@ -294,7 +295,6 @@ ROWS = (*SCAN, *CURSOR)
 #: What may be asked of a database that is not entered, or is closed, with the reason why.
 HARMLESS: dict[tuple[type, str], str] = {
     (saferocks.Rdict, "close"): "closing what is closed is no error, and closing needs no `with`",
-    (saferocks.Rdict, "column_families"): "names, remembered; nothing native is asked",
     (saferocks.Rdict, "destroy"): "a static method: works on a path, not on this database",
     (saferocks.Rdict, "list_cf"): "a static method: works on a path, not on this database",
     (saferocks.Rdict, "repair"): "a static method: works on a path, not on this database",

@@ -1,0 +1,245 @@
+"""What a user may expect where neither rocksdict nor RocksDB says."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import saferocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from subprocess import CompletedProcess
+
+    Run = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def users(db: saferocks.Rdict) -> saferocks.Rdict:
+    """A column family of the database."""
+    return db.create_column_family("users")
+
+
+def test_a_batch_of_a_column_family_writes_there(db: saferocks.Rdict, users: saferocks.Rdict) -> None:
+    """A batch opened from a column family writes to it, by every method, and elsewhere only if told."""
+    other = db.create_column_family("other")
+    with users.write_batch() as batch:
+        batch[b"a"] = b"1"
+        batch.put(b"b", b"2")
+        batch.put_entity(b"c", [b"n"], [b"3"])
+        batch.put(b"d", b"4", db.get_column_family_handle("other"))
+        batch.delete_range(b"x", b"z")
+    with users.keys() as keys, db.keys() as defaults, other.keys() as others:
+        assert (list(keys), list(defaults), list(others)) == ([b"a", b"b", b"c"], [], [b"d"])
+
+
+def test_a_bulk_writer_of_a_column_family_writes_there(db: saferocks.Rdict, users: saferocks.Rdict) -> None:
+    """A bulk writer opened from a column family writes to it in each of its batches."""
+    with users.bulk_writer(flush_bytes=100) as bulk:
+        for number in range(100):
+            bulk[b"%03d" % number] = b"v" * 20
+    with users.keys() as keys, db.keys() as defaults:
+        assert (len(list(keys)), list(defaults)) == (100, [])
+
+
+def test_a_batch_of_a_dropped_column_family_is_refused(db: saferocks.Rdict, users: saferocks.Rdict) -> None:
+    """A batch whose column family is dropped before its commit is refused, and the database stays writable."""
+    with pytest.raises(saferocks.ColumnFamilyDroppedError), users.write_batch() as batch:
+        batch[b"a"] = b"1"
+        db.drop_column_family("users")
+    db[b"k"] = b"v"
+    assert db[b"k"] == b"v"
+
+
+@pytest.mark.parametrize(
+    ("receiver", "method", "remedy"),
+    [
+        ("db", "items", "with db.items() as items:"),
+        ("family", "keys", "with family.keys() as keys:"),
+        ("family", "iter", "with family.iter() as cursor:"),
+        ("snap", "values", "with snap.values() as values:"),
+        ("snap", "iter", "with snap.iter() as cursor:"),
+    ],
+)
+def test_a_remedy_names_what_the_scan_was_opened_from(
+    db: saferocks.Rdict, users: saferocks.Rdict, receiver: str, method: str, remedy: str
+) -> None:
+    """The line to write instead reads the same data: of the snapshot, of the family, of the database."""
+    with db.snapshot() as snap:
+        handle = getattr({"db": db, "family": users, "snap": snap}[receiver], method)()
+        with handle:
+            pass
+        with pytest.raises(saferocks.HandleClosedError) as caught, handle:
+            pass
+    assert str(caught.value).endswith(f"use it inside '{remedy}'")
+
+
+def test_a_refused_use_is_told_once(path: str) -> None:
+    """A use that was refused under `raise` is not reported as a leak besides, though its traceback holds the handle."""
+    with pytest.raises(saferocks.NotEnteredError) as caught, saferocks.open(path, policy="raise") as db:
+        list(db.items())  # type: ignore[call-overload]
+    assert getattr(caught.value, "__notes__", []) == []
+    saferocks.check()
+
+
+def test_a_refused_handle_can_still_be_entered(path: str) -> None:
+    """A handle whose use was refused works once it is entered."""
+    with saferocks.open(path, policy="raise") as db:
+        db[b"k"] = b"v"
+        scan = db.keys()
+        with pytest.raises(saferocks.NotEnteredError):
+            next(scan)  # type: ignore[call-overload]
+        with scan as keys:
+            assert list(keys) == [b"k"]
+
+
+def test_a_snapshot_reads_wide_columns(db: saferocks.Rdict) -> None:
+    """A snapshot's get_entity shows the wide columns of its moment, beside scans that go on."""
+    db.put_entity(b"k", [b"n"], [b"old"])
+    db[b"l"] = b"plain"
+    with db.snapshot() as snap, snap.keys() as keys:
+        assert next(keys) == b"k"
+        db.put_entity(b"k", [b"n"], [b"new"])
+        assert snap.get_entity(b"k") == [(b"n", b"old")]
+        assert snap.get_entity([b"l", b"none"], "missing") == [[(b"", b"plain")], "missing"]
+        assert list(keys) == [b"l"]
+
+
+def test_events_come_in_order(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What leaked from a database is logged before its close is."""
+    caplog.set_level(logging.DEBUG, logger="saferocks")
+    with pytest.warns(saferocks.LeakedHandleWarning), saferocks.open(path) as db:
+        db.items().__enter__()
+    names = [record.getMessage().split()[0] for record in caplog.records]
+    assert names == ["saferocks.database_opened", "saferocks.handle_leaked", "saferocks.database_closed"]
+
+
+def test_what_is_open_at_exit_is_told_once(run_python: Run) -> None:
+    """A handle in a generator that is suspended at exit stands in the summary, and nowhere else."""
+    run = run_python(
+        """
+        import saferocks
+
+        def rows():
+            with saferocks.open("db") as db:
+                db[b"a"] = b"1"
+                with db.items() as items:
+                    yield from items
+
+        suspended = rows()
+        next(suspended)
+        """
+    )
+    assert run.returncode == 0
+    assert run.stderr.count("iterator opened at") == 1
+
+
+def test_durations_read_as_people_write_them() -> None:
+    """A leak says how long it was held in milliseconds or seconds."""
+    leaks = [
+        saferocks.Leak("iterator", "a.py:1", 1, age, "collected while open") for age in (0.00001, 0.25, 3.21, 260.4)
+    ]
+    assert [str(leak).rpartition("after ")[2] for leak in leaks] == ["1 ms", "250 ms", "3.2 s", "260 s"]
+
+
+def test_configure_names_what_it_knows() -> None:
+    """An unknown setting is refused with the names that there are."""
+    with pytest.raises(TypeError, match="'colour'; there are 'policy' and 'trace'"):
+        saferocks.configure(colour="red")
+
+
+def test_waiting_for_a_lock_leaves_the_holders_directory_alone(db: saferocks.Rdict, path: str) -> None:
+    """An open that waits for a database and gives up leaves no file behind, and the holder's LOG in its place."""
+    before = {file.name: file.stat().st_ino for file in Path(path).iterdir()}
+    with pytest.raises(saferocks.LockedError, match="wait for it with lock_timeout="):
+        saferocks.open(path)
+    with pytest.raises(saferocks.LockedError, match=r"after waiting 0\.1 s"):
+        saferocks.open(path, lock_timeout=0.1)
+    assert {file.name: file.stat().st_ino for file in Path(path).iterdir()} == before
+
+
+@pytest.mark.parametrize("duration", [0, -1, 2**31, 2**32 + 1, 2**64])
+def test_a_time_to_live_that_rocksdb_would_cut_is_refused(duration: int) -> None:
+    """A duration that does not fit into what RocksDB keeps is refused: it would expire rows too early."""
+    with pytest.raises(ValueError, match="give a positive number of seconds, at most 2147483647"):
+        saferocks.AccessType.with_ttl(duration)
+
+
+def test_rows_before_a_row_that_cannot_be_decoded_come_out(path: str) -> None:
+    """A scan of a snapshot gives every row before one whose decoding fails, as a scan of the database does."""
+    with saferocks.Rdict(path) as pickling:
+        for number in range(300):
+            pickling[number] = {"a": 1} if number == 100 else number
+    seen: dict[str, list[int]] = {"db": [], "snap": []}
+    with saferocks.open(path, raw_mode=False) as db, db.snapshot() as snap:
+        for name, source in (("db", db), ("snap", snap)):
+            with source.keys() as keys, source.values() as values, pytest.raises(saferocks.NotSupportedError):
+                for value in values:
+                    seen[name].append(value)
+            assert len(list(saferocks.open_handles())) == 2
+            del keys
+    assert seen == {"db": list(range(100)), "snap": list(range(100))}
+
+
+def test_databases_of_the_same_options_are_not_audited_against_each_other(tmp_path: Path) -> None:
+    """An audit says what it cannot tell when RocksDB counts for two databases at once."""
+    options = saferocks.Options(raw_mode=True)
+    with saferocks.open(tmp_path / "one", options=options, statistics=True) as one:
+        with saferocks.open(tmp_path / "two", options=options, statistics=True) as two, two.items():
+            assert one.audit().ok
+            assert one.audit().unchecked == (
+                "iterators: another open database has the same Options, and RocksDB counts for both",
+            )
+        assert one.audit().unchecked == ()
+
+
+def test_leaks_of_one_line_from_several_databases_add_up(run_python: Run) -> None:
+    """check() tells every handle that went with a database that was dropped, also from the same line."""
+    run = run_python(
+        """
+        import gc, sys
+        import saferocks
+
+        sys.unraisablehook = lambda unraisable: None
+        saferocks.configure(policy="raise")
+
+        def drop(name):
+            cycle = [database := saferocks.Rdict(name), database.items().__enter__()]
+            cycle.append(cycle)
+
+        for name in ("a", "b", "c"):
+            drop(name)
+        gc.collect()
+        try:
+            saferocks.check()
+        except saferocks.LeakedHandlesError as error:
+            print(sum(leak.count for leak in error.leaks))
+        """
+    )
+    assert run.stdout == "6\n"
+
+
+def test_batches_that_were_lost_are_summed_up_at_exit(run_python: Run) -> None:
+    """Batches without a database that were dropped with rows in them are all told, the latest at exit."""
+    run = run_python(
+        """
+        import saferocks
+
+        for number in range(5):
+            batch = saferocks.WriteBatch(raw_mode=True).__enter__()
+            batch[b"k"] = b"v"
+            del batch
+        """
+    )
+    assert "5 write_batch handles opened at" in run.stderr
+
+
+def test_a_batch_at_work_says_what_it_holds(db: saferocks.Rdict) -> None:
+    """handles() tells of a batch what is in it, and not that it was dropped."""
+    with db.write_batch() as batch:
+        batch[b"k"] = b"v"
+        (info,) = db.handles()
+    assert info.note == "1 operation (17 bytes), not yet written"
