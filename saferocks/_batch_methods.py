@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine
 from saferocks._batch import BatchWrites, BulkWriter, WriteBatch, foreign_family
 from saferocks._family_methods import FamilyMethods
-from saferocks._handle import release
+from saferocks._handle import blank, release
 from saferocks._registry import Reason
 from saferocks.errors import EngineError, ModeMismatchError
 
@@ -39,7 +39,7 @@ class BatchMethods(FamilyMethods):
         self._record.live
         record = self._main._record
         record.owner.check_writable("write_batch()")
-        batch = WriteBatch.__new__(WriteBatch)
+        batch = blank(WriteBatch)
         batch._prepare(self._main, record.owner, label, self._raw, self._new_batch, self._main._commit)
         self._make_default(batch)
         return batch
@@ -64,7 +64,7 @@ class BatchMethods(FamilyMethods):
         self._record.live
         record = self._main._record
         record.owner.check_writable("bulk_writer()")
-        bulk = BulkWriter.__new__(BulkWriter)
+        bulk = blank(BulkWriter)
         main = self._main
         bulk._prepare(main, record.owner, label, self._raw, self._new_batch, main._write_native, flush_bytes)
         self._make_default(bulk)

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _ordering, _status, _views, events
-from saferocks._handle import Handle
+from saferocks._handle import Handle, blank
 from saferocks._iterator import BoundedCursorRecord, CursorRecord, RdictIter
 from saferocks._options import TOTAL_ORDER, check_read_options, scan_options
 from saferocks._ordering import UNBOUNDED_RAW, UNBOUNDED_TYPED
@@ -231,7 +231,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         if events.pending:
             events.drain()
         family.live
-        scan = SCANS[method]()
+        scan = blank(SCANS[method])
         scan._parent = self
         scan._record = record = ScanRecord(owner, label, method, backwards, bounds, from_key)
         if family.keeper is not None:
@@ -255,7 +255,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         if events.pending:
             events.drain()
         family.live
-        cursor = RdictIter()
+        cursor = blank(RdictIter)
         cursor._parent = self
         record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
         cursor._record = record

@@ -11,7 +11,7 @@ from saferocks._batch_methods import BatchMethods
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import HandleRecord, note_failure, open_handle, release
+from saferocks._handle import HandleRecord, blank, note_failure, open_handle, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rocksdict import Options
 
     from saferocks._directory import StrPath
-    from saferocks._handle import HandleRecord, Scope
+    from saferocks._handle import HandleRecord, Scope, blank
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace
     from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage
@@ -122,7 +122,9 @@ class Rdict(BatchMethods):
         self._open(request, default_raw=False, scoped=False)
 
     def _open(self, request: _opening.Request, *, default_raw: bool, scoped: bool) -> None:
-        owner = DatabaseOwner(request.path, request.access, request.close_timeout, request.policy, request.trace)
+        owner = DatabaseOwner(
+            request.name, request.path, request.access, request.close_timeout, request.policy, request.trace
+        )
         record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
         record.acquire(lambda: self._acquire(owner, request, default_raw))
         events.emit(logging.DEBUG, "saferocks.database_opened", database=owner.name, access=owner.access.name)
@@ -132,7 +134,7 @@ class Rdict(BatchMethods):
         owner.raw = self._raw = opened.raw
         owner.options = opened.options
         owner.families = set(opened.families)
-        owner.plain_tables = _directory.plain_tables(owner.name)
+        owner.plain_tables = _directory.plain_tables(owner.directory)
         if not (opened.raw or request.allow_pickle):
             owner.dumps = _engine.refuse_pickle_dumps
         return opened.native
@@ -143,7 +145,7 @@ class Rdict(BatchMethods):
         return self._parent or self
 
     def _another(self) -> Rdict:
-        return Rdict.__new__(Rdict)
+        return blank(Rdict)
 
     # ---- closing
 
@@ -226,7 +228,7 @@ class Rdict(BatchMethods):
                 "read without one, or open the database as read_only",
                 code=3,
             )
-        snapshot = Snapshot()
+        snapshot = blank(Snapshot)
         snapshot._parent = self
         snapshot._raw = self._raw
         snapshot._names = names = (record.family,) if column_families == () else self._snapshot_names(column_families)
@@ -368,6 +370,6 @@ def open(  # noqa: A001 - the word for it, as in `dbm.open`
         path, options, column_families, access_type, raw_mode, allow_pickle, statistics,
         lock_timeout, close_timeout, policy, trace,
     )  # fmt: skip
-    database = Rdict.__new__(Rdict)
+    database = blank(Rdict)
     database._open(request, default_raw=True, scoped=True)
     return database

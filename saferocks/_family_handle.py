@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saferocks._handle import Handle, open_handle
+from saferocks._handle import Handle, blank, open_handle
 from saferocks._owner import FamilyRecord
 
 if TYPE_CHECKING:
@@ -30,6 +30,6 @@ class ColumnFamily(Handle[FamilyRecord]):
 
 def open_family_handle(parent: Any, record: FamilyRecord, acquire: Callable[[], Any]) -> ColumnFamily:
     """Open the handle that batches take."""
-    family = ColumnFamily()
+    family = blank(ColumnFamily)
     open_handle(family, parent, record).acquire(acquire)
     return family

@@ -92,7 +92,7 @@ class FamilyMethods(FamilyAccess):
             options = _engine.new_options(owner.raw) if options is None else options
             family = self._family(name, lambda main: main.create_column_family(name, options))
             owner.families.add(name)
-            owner.plain_tables = _directory.plain_tables(owner.name)
+            owner.plain_tables = _directory.plain_tables(owner.directory)
         return family
 
     def drop_column_family(self, name: str) -> None:

@@ -262,6 +262,9 @@ class Handle(Generic[RecordT]):
     #: Keeps the database open for as long as code that does not close it holds one of its handles.
     _parent: Any
 
+    def __init__(self) -> None:
+        raise TypeError(f"{type(self).__name__} has no constructor; open one from a database")
+
     def __enter__(self) -> Self:
         record = self._record
         if record.state is OPEN:
@@ -309,6 +312,10 @@ class Handle(Generic[RecordT]):
     def __reduce__(self) -> str:
         kind = self._record.kind
         raise TypeError(f"{kind} handles cannot be pickled or copied: each owns a native object of this process")
+
+
+#: Makes a handle without its constructor, for the openers.
+blank = object.__new__
 
 
 def open_handle(handle: Handle[RecordT], parent: Any, record: RecordT) -> RecordT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class Request:
     """What a caller wants opened, checked.
 
     Attributes:
-        path: The directory.
+        name: The directory, as it was given.
+        path: The same, absolute: it stays right when the process changes its directory.
         options: The options given, if any.
         column_families: The column families given, if any, with their options.
         access: For reading, writing or following.
@@ -40,6 +42,7 @@ class Request:
         trace: The database's own trace, if any.
     """
 
+    name: str
     path: str
     options: Options | None
     column_families: dict[str, Options] | None
@@ -100,8 +103,10 @@ def check_request(
     if raw_mode is not None and not isinstance(raw_mode, bool):
         raise TypeError(f"raw_mode is {raw_mode!r}; give True, False, or None for the mode of the options")
     _check_modes(options, families, raw_mode)
+    name = _directory.text_path(path)
     return Request(
-        path=_directory.text_path(path),
+        name=name,
+        path=os.path.abspath(name),
         options=options,
         column_families=families,
         access=access_type,

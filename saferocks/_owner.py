@@ -23,7 +23,8 @@ class DatabaseOwner(Owner):
     """One open database.
 
     Attributes:
-        name: Its path.
+        name: Its path, as it was given.
+        directory: The same, absolute.
         raw: Whether it holds raw bytes.
         access: How it was opened.
         options: The native options it was opened with; its statistics are read through them.
@@ -35,14 +36,21 @@ class DatabaseOwner(Owner):
             written, and through a close.
     """
 
-    __slots__ = ("access", "close_timeout", "dumps", "families", "lock", "options", "plain_tables", "raw")
+    __slots__ = ("access", "close_timeout", "directory", "dumps", "families", "lock", "options", "plain_tables", "raw")
 
     name: str
 
     def __init__(
-        self, path: str, access: AccessType, close_timeout: float, policy: Policy | None, trace: Trace | None
+        self,
+        name: str,
+        directory: str,
+        access: AccessType,
+        close_timeout: float,
+        policy: Policy | None,
+        trace: Trace | None,
     ) -> None:
-        super().__init__(path, policy, trace)
+        super().__init__(name, policy, trace)
+        self.directory = directory
         self.access = access
         self.close_timeout = close_timeout
         self.raw = True

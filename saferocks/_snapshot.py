@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
-from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._handle import Handle, HandleRecord, blank, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
 from saferocks._registry import Reason
 from saferocks._scan import SCANS, SharedScanRecord
@@ -166,14 +166,14 @@ class SnapshotReads(ScanMethods):
         self._check_options(read_opt)
         bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
         self._check_start(from_key)
-        scan = SCANS[method]()
+        scan = blank(SCANS[method])
         record = SharedScanRecord(self._record.owner, label, method, backwards, bounds, from_key)
         open_handle(scan, self._anchor, record).acquire(self._pinned)
         return scan
 
     def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
         self._check_options(read_opt)
-        cursor = RdictIter()
+        cursor = blank(RdictIter)
         record = SharedCursorRecord(self._record.owner, label, bounds)
         open_handle(cursor, self._anchor, record).acquire(self._pinned)
         return cursor

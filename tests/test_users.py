@@ -243,3 +243,22 @@ def test_a_batch_at_work_says_what_it_holds(db: saferocks.Rdict) -> None:
         batch[b"k"] = b"v"
         (info,) = db.handles()
     assert info.note == "1 operation (17 bytes), not yet written"
+
+
+def test_a_relative_path_stays_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database opened by a relative path works on when the process changes its directory."""
+    monkeypatch.chdir(tmp_path)
+    with saferocks.open("db") as db:
+        monkeypatch.chdir("/")
+        db.create_column_family("users")[b"k"] = b"v"
+        db.flush()
+        assert db.path() == "db"
+    with saferocks.open(tmp_path / "db") as db:
+        assert db.get_column_family("users")[b"k"] == b"v"
+
+
+@pytest.mark.parametrize("name", ["Snapshot", "RdictIter", "RdictItems", "ColumnFamily", "BulkWriter"])
+def test_handles_are_not_made_by_hand(name: str) -> None:
+    """A class whose objects come from a database refuses to be called, as rocksdict's do."""
+    with pytest.raises(TypeError, match=f"{name} has no constructor; open one from a database"):
+        getattr(saferocks, name)()
