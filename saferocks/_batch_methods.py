@@ -15,8 +15,7 @@ from saferocks.errors import EngineError, ModeMismatchError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rocksdict import WriteOptions
-
+    from saferocks._engine import WriteOptions
     from saferocks._family_handle import ColumnFamily
     from saferocks._handle import Scope
 

@@ -19,9 +19,8 @@ from saferocks.errors import NotSupportedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from rocksdict import CompactOptions, IngestExternalFileOptions, WriteOptions
-
     from saferocks._directory import StrPath
+    from saferocks._engine import CompactOptions, IngestExternalFileOptions, WriteOptions
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
 

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from rocksdict import Options
-
     from saferocks._directory import StrPath
+    from saferocks._engine import Options
     from saferocks._handle import HandleRecord, Scope, blank
     from saferocks._options import AccessType
     from saferocks._settings import Policy, Trace

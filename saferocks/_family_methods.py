@@ -17,8 +17,9 @@ from saferocks.errors import ColumnFamilyNotFoundError, InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rocksdict import Options
     from typing_extensions import Self
+
+    from saferocks._engine import Options
 
 #: How long a drop waits for calls that still use the column family.
 _DROP_SECONDS = 30.0

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from rocksdict import Options
-
     from saferocks._directory import StrPath
+    from saferocks._engine import Options
     from saferocks._ordering import Key
 
 

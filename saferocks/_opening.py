@@ -15,8 +15,7 @@ from saferocks._settings import policy_or_none, trace_or_none
 from saferocks.errors import CorruptionError, InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 
 if TYPE_CHECKING:
-    from rocksdict import Options
-
+    from saferocks._engine import Options
     from saferocks._settings import Policy, Trace
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
