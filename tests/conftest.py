@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import rocksdict
 
 import saferocks
 
@@ -49,6 +51,31 @@ def typed_db(tmp_path: Path) -> Iterator[saferocks.Rdict]:
     """An entered typed database that refuses pickles."""
     with saferocks.open(str(tmp_path / "typed"), raw_mode=False, statistics=True) as database:
         yield database
+
+
+@pytest.fixture
+def bare(path: str) -> Iterator[rocksdict.Rdict]:
+    """A raw database of bare rocksdict."""
+    database = rocksdict.Rdict(path, rocksdict.Options(raw_mode=True))
+    yield database
+    with suppress(Exception):
+        database.close()
+
+
+@pytest.fixture
+def still_writable(path: str, db: saferocks.Rdict) -> Callable[[], bool]:
+    """Tell whether writes, flush, close and reopening of the database work, and nothing is lost."""
+
+    def check() -> bool:
+        db[b"after"] = b"1"
+        with db.write_batch() as batch:
+            batch[b"batched"] = b"2"
+        db.flush()
+        db.close()
+        with saferocks.open(path) as again:
+            return again.get([b"after", b"batched"]) == [b"1", b"2"]
+
+    return check
 
 
 @pytest.fixture

@@ -14,20 +14,11 @@ import saferocks
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 RAW = rocksdict.Options(raw_mode=True)
 KEYS = [b"k%04d" % number for number in range(2000)]
 DAMAGED_KEY = b"k1000"
-
-
-@pytest.fixture
-def bare(path: str) -> Iterator[rocksdict.Rdict]:
-    """A raw database of bare rocksdict."""
-    database = rocksdict.Rdict(path, RAW)
-    yield database
-    with suppress(Exception):
-        database.close()
 
 
 @pytest.fixture

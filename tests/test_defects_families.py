@@ -12,35 +12,10 @@ import saferocks
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 RAW = rocksdict.Options(raw_mode=True)
-
-
-@pytest.fixture
-def bare(path: str) -> Iterator[rocksdict.Rdict]:
-    """A raw database of bare rocksdict."""
-    database = rocksdict.Rdict(path, RAW)
-    yield database
-    with suppress(Exception):
-        database.close()
-
-
-@pytest.fixture
-def still_writable(path: str, db: saferocks.Rdict) -> Callable[[], bool]:
-    """Tell whether writes, flush, close and reopening of the database work, and nothing is lost."""
-
-    def check() -> bool:
-        db[b"after"] = b"1"
-        with db.write_batch() as batch:
-            batch[b"batched"] = b"2"
-        db.flush()
-        db.close()
-        with saferocks.open(path) as again:
-            return again.get([b"after", b"batched"]) == [b"1", b"2"]
-
-    return check
 
 
 # --------------------------------------------------------------------------- D19

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,10 @@ import rocksdict
 import saferocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
 RAW = rocksdict.Options(raw_mode=True)
-
-
-@pytest.fixture
-def bare(path: str) -> Iterator[rocksdict.Rdict]:
-    """A raw database of bare rocksdict."""
-    database = rocksdict.Rdict(path, RAW)
-    yield database
-    with suppress(Exception):
-        database.close()
 
 
 def write_rows(writer: Any) -> None:

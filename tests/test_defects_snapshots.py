@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,18 +10,9 @@ import rocksdict
 import saferocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 RAW = rocksdict.Options(raw_mode=True)
-
-
-@pytest.fixture
-def bare(path: str) -> Iterator[rocksdict.Rdict]:
-    """A raw database of bare rocksdict."""
-    database = rocksdict.Rdict(path, RAW)
-    yield database
-    with suppress(Exception):
-        database.close()
 
 
 def read_all(scope: saferocks.Scope[Any]) -> list[Any]:
