@@ -279,7 +279,7 @@ def _summarize_at_exit() -> None:
     if leaks and sys.stderr is not None:
         total = sum(leak.count for leak in leaks)
         lines = "".join(f"\n  {leak}" for leak in leaks)
-        sys.stderr.write(f"saferocks: {total} handle{'' if total == 1 else 's'} left open:{lines}\n")
+        sys.stderr.write(f"saferocks: {total} handle{'' if total == 1 else 's'} leaked:{lines}\n")
 
 
 atexit.register(_summarize_at_exit)

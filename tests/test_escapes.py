@@ -360,7 +360,7 @@ def test_exit_with_everything_open_is_summed_up(ending: str, status: int, run_py
     done = run_python(program, "warn", path, flags=("-X", "dev"))
     assert (done.returncode, done.stdout) == (status, "")
     assert summary_of(done.stderr) == expected_summary(program)
-    assert done.stderr.count("saferocks: 6 handles left open:") == 1
+    assert done.stderr.count("saferocks: 6 handles leaked:") == 1
     assert done.stderr.count("Traceback") == ("ValueError" in ending)
     assert "Exception ignored" not in done.stderr
     assert warnings_in(done.stderr) == []

@@ -1031,7 +1031,7 @@ def test_handles_open_at_exit_are_summarized(run_python: Run) -> None:
     run = run_python(AT_EXIT, "warn")
     assert (run.returncode, run.stdout) == (7, "")
     lines = run.stderr.splitlines()
-    assert lines[0] == "saferocks: 5 handles left open:"
+    assert lines[0] == "saferocks: 5 handles leaked:"
     assert len(lines) == 4
     assert "program.py:5 was still open at interpreter exit after " in lines[1]
     assert "program.py:6 [kept] was still open at interpreter exit after " in lines[2]
