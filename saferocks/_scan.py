@@ -324,6 +324,7 @@ class _Tail:
 
     def __init__(self, scan: Scan[Any]) -> None:
         record = scan._record
+        self._scan = scan
         self._token: list[None] | None = None
         try:
             record.tokens.pop()  # atomic
@@ -336,12 +337,15 @@ class _Tail:
         else:
             record.reader = get_ident()
             self._token = record.tokens
-        self._scan = scan
 
     def __del__(self) -> None:
-        if self._token is not None:
+        try:
+            token = self._token
+        except AttributeError:  # half-built: it took nothing
+            return
+        if token is not None:
             self._scan._record.reader = 0  # first: whoever finds no token looks at this
-            self._token.append(None)
+            token.append(None)
 
     def __iter__(self) -> _Tail:
         return self

@@ -846,7 +846,7 @@ INTERRUPTED_ANYWHERE = """
             db[b"%03d" % key] = b"v"
 
     def work(db):
-        while True:
+        while KeyboardInterrupt not in unraised:  # Python swallows one that strikes in a finalizer
             with db.items() as items:
                 assert sum(1 for _ in items) == 30
             with db.snapshot() as snap, snap.keys() as keys:
@@ -872,19 +872,21 @@ INTERRUPTED_ANYWHERE = """
             with saferocks.open("db") as db:
                 working.set()
                 work(db)
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             interrupted += 1
+            unraised[:] = [kind for kind in unraised if kind is not KeyboardInterrupt]
         other.join()
         del db
         gc.collect()
         assert not saferocks.open_handles(), (round, saferocks.open_handles())
         with saferocks.open("db") as db, db.keys() as keys:
             assert len(list(keys)) == 30
-    print(interrupted, [kind for kind in unraised if kind is not KeyboardInterrupt])
+    print(interrupted, unraised)
 """
 
 
-@pytest.mark.parametrize("rounds", [12, pytest.param(1500, marks=pytest.mark.slow)], ids=["short", "long"])
+@pytest.mark.parametrize("rounds", [12, pytest.param(600, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_an_interrupt_anywhere_releases_everything(run_python: Run, rounds: int) -> None:
     """Ctrl-C at whatever bytecode of the body leaves no handle open, and the path reopens."""
     run = run_python(INTERRUPTED_ANYWHERE, str(rounds), "7", timeout=60 + rounds / 5)
