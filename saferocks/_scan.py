@@ -368,7 +368,10 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
     def __iter__(self) -> Iterator[Row]:
         record = self._record
         rows = record.live
-        return chain(rows, _Tail(self))
+        tail = _Tail(self)
+        if record.reason is not None:  # it ended since: the generator may be on its last steps elsewhere
+            rows = record.after_release()
+        return chain(rows, tail)
 
     def __next__(self) -> Row:
         record = self._record
