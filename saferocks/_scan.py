@@ -381,7 +381,8 @@ class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
         except StopIteration:
             raise record.end() from None
         except ValueError as error:
-            if getattr(rows, "gi_running", False):
+            # By its text: the other thread may have left the generator since.
+            if error.args == ("generator already executing",):
                 where = _registry.format_site(record.site)
                 raise ConcurrentUseError(
                     f"iterator opened at {where} is in use by another thread; open one for each thread"
