@@ -288,7 +288,9 @@ def test_close_against_threads(run_python: Run, group: str, style: str) -> None:
 def test_close_against_threads_for_long(run_python: Run, group: str, style: str, interval: str) -> None:
     """A close in the midst of other threads' work is clean in each of hundreds of rounds."""
     counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "250", interval, style, timeout=400))
-    assert set(GROUPS[group].split(",")) - {"family_multi_get"} <= set(counts)
+    if group != "closers":  # who close at once, and so may leave the others nothing but refusals
+        assert set(GROUPS[group].split(",")) - {"family_multi_get"} <= set(counts)
+    assert "close" in counts or "refused" in counts
 
 
 DROP = """
