@@ -166,7 +166,8 @@ class HandleRecord(Record):
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
         where = _registry.format_site(self.site)
-        why = (self.reason or Reason.DATABASE_CLOSED).value
+        closing = Reason.DATABASE_CLOSED if self.owner.closing else Reason.UNDER_WAY
+        why = (self.reason or closing).value
         advice = _ADVICE.get(self.reason, "open it inside")
         return HandleClosedError(f"{self.kind} opened at {where} was released {why}; {advice} '{self.remedy}'")
 

@@ -22,10 +22,16 @@ def join_snapshot(record: HandleRecord) -> None:
     """Make a record end with the snapshot through whose cursor it reads."""
     record.receiver = "snap"
     pinned = record.native
-    pinned.users[record.id] = record
-    if pinned.native is None:  # the snapshot was released since
-        release(record, Reason.SNAPSHOT_RELEASED)
-        raise record.closed_error()
+    if pinned is not None:
+        pinned.users[record.id] = record
+        if pinned.native is None:  # the snapshot was released since
+            release(record, Reason.SNAPSHOT_RELEASED)
+        if record.reason is None:
+            return
+        pinned.users.pop(record.id, None)
+        del pinned
+    # Released since: by its database's close, or with its snapshot.
+    raise record.closed_error()
 
 
 class CursorRecord(HandleRecord):

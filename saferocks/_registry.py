@@ -61,6 +61,7 @@ class Reason(Enum):
     COLLECTED = "when it was collected"
     EXPIRED = "when its lease expired"
     FORKED = "when this process was forked"
+    UNDER_WAY = "by another thread at this moment"  # which has yet to say why; never a record's reason
 
 
 # As for the states.

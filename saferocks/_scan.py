@@ -284,6 +284,8 @@ def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
 def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
     """Yield the rows of a snapshot's scan, read ahead in chunks that start small."""
     pinned, place = record.native, record.place()
+    if pinned is None:  # released before the first row; the tail says so
+        return
     rows = _FIRST_CHUNK
     try:
         while chunk := pinned.chunk(place, rows):

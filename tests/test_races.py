@@ -386,7 +386,7 @@ DROP = """
     [
         (6, EAGER),
         pytest.param(400, EAGER, marks=pytest.mark.slow),
-        pytest.param(400, USUAL, marks=pytest.mark.slow),
+        pytest.param(100, USUAL, marks=pytest.mark.slow),  # each takes 2 s of waiting for the interpreter
     ],
 )
 def test_drop_against_threads(run_python: Run, rounds: int, interval: str) -> None:

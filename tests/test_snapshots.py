@@ -10,6 +10,8 @@ import pytest
 
 import saferocks
 from saferocks import _views
+from saferocks._handle import HandleRecord, release
+from saferocks._registry import Reason, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -418,6 +420,33 @@ def test_a_complete_scan_stays_complete(rows: saferocks.Rdict) -> None:
     with rows.snapshot() as snap, snap.keys() as keys:
         assert len(list(keys)) == 5
     assert list(keys) == []
+
+
+@pytest.mark.parametrize("method", ["iter", "keys"])
+def test_a_release_between_acquiring_and_joining(
+    rows: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A scan released, by another thread's close, while it is being opened says so and leaves nothing behind."""
+    acquire = HandleRecord.acquire
+
+    def acquire_and_lose(record: HandleRecord, native: Callable[[], Any]) -> None:
+        acquire(record, native)
+        release(record, Reason.DATABASE_CLOSED)
+
+    with rows.snapshot() as snap:
+        monkeypatch.setattr(HandleRecord, "acquire", acquire_and_lose)
+        with pytest.raises(saferocks.HandleClosedError, match="was released when its database closed"):
+            getattr(snap, method)()
+        assert snap._record.native[0][1].users == {}
+
+
+def test_an_end_while_another_thread_releases_names_no_wrong_reason(rows: saferocks.Rdict) -> None:
+    """A scan that ends when another thread has begun its release, and not yet said why, claims no reason."""
+    with rows.snapshot() as snap, snap.keys() as keys:
+        record = records.pop(keys._record.id)  # as `release` begins
+        with pytest.raises(saferocks.HandleClosedError, match="was released by another thread at this moment; open"):
+            list(keys)
+        records[record.id] = record
 
 
 # --------------------------------------------------------------------------- ways to open
