@@ -163,13 +163,15 @@ class HandleRecord(Record):
         """Answer a use after release: an error, or for a finished scan its end."""
         raise self.closed_error()
 
+    def why(self) -> str:
+        """Say why the handle was released."""
+        return (self.reason or (Reason.DATABASE_CLOSED if self.owner.closing else Reason.UNDER_WAY)).value
+
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
         where = _registry.format_site(self.site)
-        closing = Reason.DATABASE_CLOSED if self.owner.closing else Reason.UNDER_WAY
-        why = (self.reason or closing).value
         advice = _ADVICE.get(self.reason, "open it inside")
-        return HandleClosedError(f"{self.kind} opened at {where} was released {why}; {advice} '{self.remedy}'")
+        return HandleClosedError(f"{self.kind} opened at {where} was released {self.why()}; {advice} '{self.remedy}'")
 
     def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""

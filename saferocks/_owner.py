@@ -138,13 +138,13 @@ class FamilyRecord(HandleRecord):
                 f"DB instance already closed: database {self.owner.name!r} opened at {where} is closed; "
                 f"use it inside '{self.remedy}'"
             )
-        why = (self.reason or Reason.DATABASE_CLOSED).value
         again = self.reason in (Reason.EXITED, Reason.CLOSED) and not self.owner.closing
         advice = (
             f"get it again with db.get_column_family({self.family!r})" if again else f"use it inside '{self.remedy}'"
         )
         return DatabaseClosedError(
-            f"DB instance already closed: column family {self.family!r} opened at {where} was released {why}; {advice}"
+            f"DB instance already closed: column family {self.family!r} opened at {where} was released "
+            f"{self.why()}; {advice}"
         )
 
     def dropped_error(self) -> ColumnFamilyDroppedError:

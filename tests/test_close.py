@@ -743,9 +743,10 @@ def test_leaving_a_scan_waits_for_the_thread_inside_it(patient: saferocks.Rdict,
 # --------------------------------------------------------------------------- Ctrl-C
 
 INTERRUPTED_CLOSE = """
-    import faulthandler, threading, _thread
+    import faulthandler, signal, threading, _thread
     import saferocks
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
     faulthandler.dump_traceback_later(30, exit=True)
     inside, go = threading.Event(), threading.Event()
 
@@ -801,6 +802,7 @@ INTERRUPTED_BODY = """
     import faulthandler, signal
     import saferocks
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
     faulthandler.dump_traceback_later(30, exit=True)
     with saferocks.open("db") as db:
         for key in range(100):
@@ -830,9 +832,10 @@ def test_an_interrupted_body_releases_everything(run_python: Run) -> None:
 
 
 INTERRUPTED_ANYWHERE = """
-    import faulthandler, gc, logging, random, sys, threading, _thread, warnings
+    import faulthandler, gc, logging, random, signal, sys, threading, _thread, warnings
     import saferocks
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
     logging.disable()  # what an interrupt cut off from its `with` is a leak, and is reported
 
     faulthandler.dump_traceback_later(300, exit=True)
