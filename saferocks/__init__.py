@@ -4,83 +4,18 @@ A context-manager-only layer over rocksdict. Every iterator, snapshot and batch 
 tracked, and released; what escapes is named by the line that opened it.
 """
 
-from saferocks._batch import BulkWriter, WriteBatch
-from saferocks._database import Rdict, open  # noqa: A004 - the word for it, as in `dbm.open`
-from saferocks._engine import (
-    BlockBasedIndexType,
-    BlockBasedOptions,
-    BottommostLevelCompaction,
-    Cache,
-    ChecksumType,
-    CompactOptions,
-    CuckooTableOptions,
-    DatabaseClosedError,
-    DataBlockIndexType,
-    DBCompactionStyle,
-    DBCompressionType,
-    DBPath,
-    DBRecoveryMode,
-    Env,
-    FifoCompactOptions,
-    FlushOptions,
-    IngestExternalFileOptions,
-    KeyEncodingType,
-    MemtableFactory,
-    Options,
-    PlainTableFactoryOptions,
-    SliceTransform,
-    UniversalCompactionStopStyle,
-    UniversalCompactOptions,
-    WriteBufferManager,
-    WriteOptions,
-)
-from saferocks._family_handle import ColumnFamily
-from saferocks._files import Checkpoint, SstFileWriter
-from saferocks._guard import check
-from saferocks._handle import Scope
-from saferocks._iterator import RdictIter
-from saferocks._options import AccessType, ReadOptions
-from saferocks._scan import RdictColumns, RdictEntities, RdictItems, RdictKeys, RdictValues
-from saferocks._settings import configure, strict
-from saferocks._snapshot import Snapshot, SnapshotFamily
-from saferocks.errors import (
-    AbortedError,
-    BusyError,
-    ColumnFamilyDroppedError,
-    ColumnFamilyNotFoundError,
-    ConcurrentUseError,
-    CorruptionError,
-    EngineError,
-    ForkedHandleError,
-    ForkedProcessError,
-    HandleClosedError,
-    HandleError,
-    HandleExpiredError,
-    IncompleteError,
-    InvalidArgumentError,
-    IOFailedError,
-    Leak,
-    LeakedHandlesError,
-    LeakedHandleWarning,
-    LockedError,
-    ModeMismatchError,
-    NoSpaceError,
-    NotEnteredError,
-    NotSupportedError,
-    OverdueHandleWarning,
-    ReadOnlyError,
-    SaferocksError,
-    ShutdownError,
-    TimedOutError,
-    TryAgainError,
-    UnscopedHandleWarning,
-)
-from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage, open_handles
+from __future__ import annotations
 
-#: rocksdict's name for it.
-DbClosedError = DatabaseClosedError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saferocks import errors as errors, events as events, inspection as inspection
+    from saferocks._api import *
 
 __version__ = "0.1.0"
+
+_MODULES = ("errors", "events", "inspection")
 
 __all__ = [
     "AbortedError",
@@ -167,3 +102,22 @@ __all__ = [
     "open_handles",
     "strict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the package at the first use of one of its names.
+
+    Importing it does not yet load RocksDB: pytest imports the plugin in here in every run, also
+    of programs that have nothing to do with saferocks.
+    """
+    if name in _MODULES:
+        return import_module(f"saferocks.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = vars(import_module("saferocks._api"))
+    globals().update((each, public[each]) for each in __all__ if each in public)
+    return public[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -12,6 +12,7 @@ import pytest
 import rocksdict
 
 import saferocks
+from saferocks import _api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_column_family",),
     ("_family_methods", "_batch_methods", "_opening", "_closing"),
     ("_database",),
+    ("_api",),
     ("__init__",),
     ("testing", "pytest_plugin", "metrics", "debug"),
 )
@@ -84,9 +86,8 @@ def module_id(file: Path) -> str:
 
 
 def public_names() -> set[str]:
-    """Return what a program sees of the package, its submodules left aside."""
-    modules = {file.stem for file in MODULES}
-    return {name for name in vars(saferocks) if not name.startswith("_") and name not in modules}
+    """Return what the package has to offer, its submodules left aside."""
+    return {name for name in vars(_api) if not name.startswith("_")}
 
 
 # --------------------------------------------------------------------------- what is exported
