@@ -1,5 +1,6 @@
 """All public names, brought together from their rooms; `saferocks` loads this at the first use of one."""
 
+from saferocks import _startup
 from saferocks._batch import BulkWriter as BulkWriter, WriteBatch as WriteBatch
 from saferocks._database import Rdict as Rdict, open as open  # noqa: A004 - the word for it, as in `dbm.open`
 from saferocks._engine import (
@@ -86,3 +87,5 @@ from saferocks.inspection import (
 
 #: rocksdict's name for it.
 DbClosedError = DatabaseClosedError
+
+_startup.is_used()

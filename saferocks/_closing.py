@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _guard, _registry
 from saferocks._cursor import PinnedCursor
 from saferocks._handle import release, wait_until_unused
-from saferocks._registry import REFUSED, Reason
+from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
     natives = [] if shared else _engine.natives_in(child.native)
     deadline = time.monotonic() + _LAST_CALLS_SECONDS
     try:
-        if child.guarded and child.reason is None and child.state is not REFUSED:
+        if child.reason is None and child.is_missed():
             _guard.tally(child, _guard.OUTLIVED)
         if not release(child, Reason.DATABASE_CLOSED):
             _wait_until_gone(child, deadline)
@@ -154,6 +154,7 @@ def orphaned(record: FamilyRecord) -> None:
     """Close a database whose handle was collected; runs in finalizers, so it does not wait long."""
     close(record, timeout=_LAST_CALLS_SECONDS)
     # Nobody can leave its `with` any more: what has escaped is kept with the process.
+    _guard.leave_to_watches(record.owner)
     # Under keys of their own: the same line may have leaked from an earlier database.
     _registry.PROCESS.leaks.update({(record.id, key): found for key, found in list(record.owner.leaks.items())})
     raised = _guard.report_untold(record.owner)

@@ -55,7 +55,7 @@ class DatabaseRecord(FamilyRecord):
 
     def escape(self) -> str | None:
         """Say how the database escaped: from the constructor, it should have been closed."""
-        return super().escape() if self.scoped else _guard.COLLECTED
+        return super().escape() if self.scoped or not self.is_missed() else _guard.COLLECTED
 
     def collected(self) -> None:
         """Close a database whose handle was dropped, and report it."""

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from saferocks import _registry, events
+from saferocks import _registry, _watch, events
 from saferocks.errors import (
     Leak,
     LeakedHandlesError,
@@ -23,7 +23,10 @@ from saferocks.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from saferocks._registry import Owner, Record, Site
+    from saferocks._watch import Watch
 
 COLLECTED = "collected while open"
 NEVER_ENTERED = "collected without ever being entered"
@@ -41,6 +44,7 @@ class Tally:
         numbers: Hands out the count; `next` on it is atomic.
         told: The count at the last report.
         age: Seconds for which the one held longest was open.
+        watch: Whose they are, in tests.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class Tally:
     note: str | None
     stack: tuple[Site, ...]
     policy: str
+    watch: Watch | None = None
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     told: int = 0
     age: float = 0.0
@@ -74,12 +79,14 @@ class Tally:
             label=self.label,
             note=self.note,
             stack=stack,
+            remedy=self.remedy,
         )
 
 
 def tally(record: Record, escape: str) -> tuple[Tally, int]:
     """Count an escape, and return which one of its line it is; safe in a finalizer."""
-    key = (record.kind, _identity(record.site), escape, record.label)
+    watch = _watch.whose(record)
+    key = (record.kind, _identity(record.site), escape, record.label, id(watch))
     owner = record.owner
     fresh = Tally(
         record.kind,
@@ -91,12 +98,15 @@ def tally(record: Record, escape: str) -> tuple[Tally, int]:
         record.loss,
         record.stack,
         owner.policy,
+        watch,
     )
     # A leaked database takes its owner with it, so its own leak is kept with the process.
     keeper = _registry.PROCESS if record.kind == "database" else owner
     found: Tally = keeper.leaks.setdefault(key, fresh)
     found.age = max(found.age, record.age)
     found.note = record.loss or found.note
+    if watch is not None:
+        watch.leaks[id(found)] = found
     return found, next(found.numbers)
 
 
@@ -111,10 +121,15 @@ def _identity(site: Site) -> tuple[int, int]:
 def report_collected(found: Tally, number: int) -> None:
     """Report what a finalizer has found, at the counts 1, 10, 100, ... of each line.
 
+    What is watched is left to the watch: a finalizer may run in the midst of anybody's test.
+
     Raises:
         LeakedHandlesError: Under the policy `raise`; the finalizer's caller hands it to `sys.unraisablehook`.
         LeakedHandleWarning: If warnings are errors; likewise.
     """
+    if found.watch is not None:
+        found.told = number
+        return
     try:
         if _is_milestone(number):
             report(found, number)
@@ -149,7 +164,7 @@ def report_untold(owner: Owner) -> list[LeakedHandleWarning]:
     for found in list(owner.leaks.values()):
         number = found.count
         try:
-            if found.told < number:
+            if found.told < number and not _is_left_to_watch(found):
                 report(found, number)
         except LeakedHandleWarning as warning:
             raised.append(warning)
@@ -203,7 +218,28 @@ def take_leaks(owner: Owner) -> tuple[Leak, ...]:
         except KeyError:  # another thread took the last one
             break
     taken.reverse()
-    return tuple(found.as_leak() for found in taken if found.policy == "raise")
+    return tuple(found.as_leak() for found in taken if found.policy == "raise" and not _is_left_to_watch(found))
+
+
+def _is_left_to_watch(found: Tally) -> bool:
+    return found.watch is not None and found.watch.speaks
+
+
+def leave_to_watches(owner: Owner) -> None:
+    """Tell nothing in a finalizer of what is watched: it may run in the midst of anybody's test."""
+    for found in list(owner.leaks.values()):
+        if found.watch is not None:
+            found.told = found.count
+
+
+def forget(tallies: Iterable[Tally]) -> None:
+    """Say nothing more of what these tallies have counted."""
+    gone = {id(found) for found in tallies}
+    owners = {id(record.owner): record.owner for record in _registry.snapshot()}
+    for owner in (_registry.PROCESS, *owners.values()):
+        for key, found in list(owner.leaks.items()):
+            if id(found) in gone:
+                owner.leaks.pop(key, None)
 
 
 _MOST_TOLD = 10_000
@@ -268,7 +304,7 @@ def _summarize_at_exit() -> None:
     tallies = {key: found for key, found in tallies.items() if found.policy != "ignore"}
     raising = any(found.policy == "raise" for found in tallies.values())
     for record in _registry.snapshot():
-        if record.kind == "column_family" or record.owner.policy == "ignore":
+        if record.kind == "column_family" or record.owner.policy == "ignore" or _watch.is_exempt(record):
             continue
         raising = raising or record.owner.policy == "raise"
         found = tally(record, AT_EXIT)[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from saferocks import _engine, _guard, _registry, events
+from saferocks import _engine, _guard, _registry, _watch, events
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
     HandleClosedError,
@@ -189,9 +189,13 @@ class HandleRecord(Record):
         if release(self, Reason.COLLECTED) and found is not None:
             _guard.report_collected(*found)
 
+    def is_missed(self) -> bool:
+        """Tell whether it is worth a report that this handle is not released by its `with`."""
+        return self.guarded and self.state is not REFUSED and not _watch.is_exempt(self)
+
     def escape(self) -> str | None:
         """Say how a handle that is being collected escaped, or None if it did not."""
-        if not self.guarded or self.state is REFUSED:
+        if not self.is_missed():
             return None
         if self.state is ENTERED:
             return _guard.COLLECTED

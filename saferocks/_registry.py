@@ -61,6 +61,7 @@ class Reason(Enum):
     COLLECTED = "when it was collected"
     EXPIRED = "when its lease expired"
     FORKED = "when this process was forked"
+    LEAKED = "when it was found to have leaked"
     UNDER_WAY = "by another thread at this moment"  # which has yet to say why; never a record's reason
 
 
@@ -100,6 +101,11 @@ PROCESS = Owner(None)
 #: All open handles of the process, oldest first, by id.
 records: dict[int, Record] = {}
 _ids = itertools.count(1)
+
+
+def next_number() -> int:
+    """Return a number that no handle has: higher than that of every handle so far, lower than all to come."""
+    return next(_ids)
 
 
 class Record:

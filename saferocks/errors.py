@@ -88,6 +88,7 @@ class Leak:
         label: The label given at the opening, if any.
         note: What was lost with them, such as the operations of a batch.
         stack: The frames of the opening, innermost first, under `trace="stack"`.
+        remedy: The line to write instead.
     """
 
     kind: str
@@ -99,6 +100,7 @@ class Leak:
     label: str | None = None
     note: str | None = None
     stack: tuple[str, ...] = ()
+    remedy: str = ""
 
     def __str__(self) -> str:
         return self.headline + "".join(f"\n    {line}" for line in self.stack)

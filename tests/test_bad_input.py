@@ -319,11 +319,14 @@ def test_a_bad_setting_changes_nothing(setting: dict[str, Any], error: type[Exce
 
 
 @pytest.mark.parametrize(("name", "value"), [("SAFEROCKS_POLICY", "strict"), ("SAFEROCKS_TRACE", "")])
-def test_a_bad_environment_is_a_clear_error(run_python: Callable[..., Any], name: str, value: str) -> None:
-    """A bad value in the environment stops the import with an error that names the variable and what is allowed."""
-    child = run_python("import saferocks", env={name: value})
+def test_a_bad_environment_is_a_clear_error(
+    run_python: Callable[..., Any], tmp_path: Path, name: str, value: str
+) -> None:
+    """A bad value in the environment fails the first use, naming variable, value and what is allowed; no database."""
+    child = run_python("import saferocks; saferocks.open('db')", env={name: value})
     assert child.returncode == 1
-    assert f"ValueError: {name} is {value!r}; allowed are " in child.stderr
+    assert f"ValueError: {name} is {value!r}; allowed are '" in child.stderr
+    assert not (tmp_path / "db").exists()
 
 
 @pytest.mark.parametrize("opener", ["open", "Rdict"])

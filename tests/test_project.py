@@ -24,18 +24,24 @@ TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
 #: The rooms of the package, lowest first. A module imports from its own room and from those before
 #: it, never from a later one. A new module is given a room here.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events", "_settings", "_directory", "_ordering", "_status"),
+    ("errors", "events", "_settings", "_directory", "_ordering", "_status", "_startup", "_allowances"),
     ("_engine", "_views", "_cursor"),
     ("_registry", "_options"),
+    ("_watch",),
     ("_guard",),
     ("_handle", "_leases", "_fork"),
     ("_iterator", "_scan", "_scan_methods", "_snapshot", "_batch", "_owner", "_family_handle", "_files", "inspection"),
     ("_column_family",),
     ("_family_methods", "_batch_methods", "_opening", "_closing"),
-    ("_database",),
+    ("_database", "_reckoning"),
     ("_api",),
     ("__init__",),
-    ("testing", "pytest_plugin", "metrics", "debug"),
+    ("testing", "metrics", "debug"),
+    ("_leak_report", "_allow_leaks"),
+    ("_leak_summary",),
+    ("_leak_check",),
+    ("_leak_start",),
+    ("pytest_plugin",),
 )
 ROOM_OF = {module: number for number, room in enumerate(ROOMS) for module in room}
 

@@ -1,0 +1,38 @@
+"""What tests may be allowed: kinds of handles to leave open, and time for threads to let go of theirs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: The kinds of handles that can leak; column families are closed with their database.
+KINDS = ("iterator", "snapshot", "write_batch", "checkpoint", "sst_writer", "database")
+#: Seconds for which threads may still let go of their handles.
+GRACE = 0.5
+
+
+def checked_kinds(kinds: Iterable[str]) -> frozenset[str]:
+    """Return kinds of handles as a set.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in given:
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of handle {kind!r}; there are {', '.join(map(repr, KINDS))}")
+    return frozenset(given)
+
+
+def checked_grace(grace: Any) -> float:
+    """Return a time to wait, in seconds.
+
+    Raises:
+        ValueError: If it is negative or not finite.
+    """
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not math.isfinite(grace) or grace < 0:
+        raise ValueError(f"grace is {grace!r}; give seconds, 0 or more")
+    return float(grace)

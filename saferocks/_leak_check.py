@@ -1,0 +1,257 @@
+"""The part of the pytest plugin that asks tests, fixtures and the session what they have leaked.
+
+Loaded once saferocks is used.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import unwrap
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from saferocks import _reckoning, _registry
+from saferocks._allow_leaks import ALLOWED, allowed_kinds
+from saferocks._leak_report import Blame, shortened, text_for, texts
+from saferocks._leak_summary import CARRIED
+from saferocks._watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from saferocks._leak_summary import LeakSummary
+
+#: How pytest names the fixtures that it makes of `setup_module`, `setUpClass` and the like.
+_XUNIT = re.compile(r"_(?:xunit|unittest)_(setup_[a-z]+|setUpClass|setUpModule)_fixture_(.+)")
+
+_UNFINISHED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One run of a test; reruns have others.
+
+    Attributes:
+        watch: Over what it opens.
+        has_failed: Whether a phase of it has failed already.
+        blames: What it has leaked.
+        failures: What went wrong with releasing that.
+    """
+
+    watch: Watch
+    has_failed: bool = False
+    blames: list[Blame] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+class LeakCheck:
+    """The hooks of a run in which leaks are looked for, once saferocks is used.
+
+    Args:
+        config: pytest's.
+        session: The watch over what belongs to no test.
+        fails: Whether a leak fails its test, or is only listed.
+        grace: Seconds for which other threads may let go of their handles.
+        summary: Where what is no test's is reported; None in a worker of xdist, which sends it to the controller.
+    """
+
+    def __init__(
+        self, config: pytest.Config, session: Watch, *, fails: bool, grace: float, summary: LeakSummary | None
+    ) -> None:
+        self._config = config
+        self._session: Watch | None = session
+        self._fails = fails
+        self._grace = grace
+        self._summary = summary
+        self._run: _Run | None = None
+        self._thread = get_ident()
+        self._fixtures = 0  # wide ones that are set up
+        self._in_setup: dict[pytest.FixtureDef[Any], Watch] = {}
+        self._of_fixtures: list[Blame] = []  # and in no report yet
+        self._carried: list[Blame] = []  # by the next teardown report
+        self._failure: BaseException | None = None  # the last one raised
+        self._failures: list[str] = []
+
+    # ---- tests
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Own what is opened from now on."""
+        self._drop_run()
+        self.begin_test(item)
+
+    def begin_test(self, item: pytest.Item) -> None:
+        """Own what a test opens."""
+        self._run = _Run(Watch("test", item.stash.get(ALLOWED, None), self._thread))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Fail a test that has leaked, or in whose teardown a wide fixture turned out to have leaked."""
+        __tracebackhide__ = True
+        run = self._run
+        if run is None:  # its setup was not ours
+            return (yield)
+        if run.watch.leaks or _registry.records:
+            run.watch.allowed = allowed_kinds(item)  # markers may have been added as it ran
+        run.watch.speaks = True
+        try:
+            result = yield
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException:
+            run.has_failed = True
+            self._tell(item, run)
+            raise
+        self._tell(item, run)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Remember failures, and see to it that a leak is told with its test, expected failures included."""
+        report = yield
+        if report.failed and self._run is not None:
+            self._run.has_failed = True
+        if call.when == "teardown" and self._carried:
+            setattr(report, CARRIED, [blame.as_dict() for blame in self._carried])
+            self._carried = []
+            if call.excinfo is not None and call.excinfo.value is self._failure:
+                report.outcome = "failed"  # which xfail has made `skipped` of
+                vars(report).pop("wasxfail", None)
+        return report
+
+    def _drop_run(self) -> None:
+        """End a run that nobody will ask any more; what it has leaked is the session's."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.watch.end()
+            if self._session is not None:
+                self._session.leaks.update(run.watch.leaks)
+
+    def _tell(self, item: pytest.Item, run: _Run) -> None:
+        """Raise what has leaked, or add it to the report of a test that has failed already.
+
+        Raises:
+            pytest.fail.Exception: Of the test, unless it has failed; of wide fixtures, unless their teardown has.
+        """
+        run.blames += self._reckon(run.watch, item.nodeid, run.failures)
+        self._drop_run()
+        of_fixtures, self._of_fixtures = self._of_fixtures, []
+        self._carried = run.blames + of_fixtures
+        if not self._carried:
+            return
+        told = [text_for("this test", run.blames, run.failures)] if run.blames else []
+        told += texts(of_fixtures, self._failures)
+        self._failures = []
+        if self._fails and (of_fixtures or not run.has_failed):
+            self._failure = pytest.fail.Exception("\n".join(told), pytrace=False)
+            raise self._failure
+        item.add_report_section("teardown", "saferocks leaks", "\n".join(told))
+
+    # ---- fixtures
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """Own, for a fixture wider than a test, what its setup and its teardown open."""
+        if fixturedef.scope == "function":
+            return (yield)
+        self.begin_fixture(fixturedef, request)
+        try:
+            return (yield)
+        finally:
+            self.end_setup(fixturedef)
+
+    def begin_fixture(self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+        """Own what the setup of a wide fixture opens."""
+        watch = self._in_setup[fixturedef] = Watch("fixture", thread=self._thread)
+        self._fixtures += 1
+        # Finalizers run last in, first out: this one and that of `end_setup` enclose the fixture's own.
+        fixturedef.addfinalizer(partial(self._check_fixture, watch, _name_of(fixturedef, request)))
+
+    def end_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """Leave what is opened from now on to others, until the fixture is torn down."""
+        watch = self._in_setup.pop(fixturedef)
+        watch.off()
+        fixturedef.addfinalizer(partial(self._enter_teardown, watch))
+
+    @staticmethod
+    def _enter_teardown(watch: Watch) -> None:
+        watch.speaks = True
+        watch.on()
+
+    def _check_fixture(self, watch: Watch, name: str) -> None:
+        self._fixtures -= 1
+        self._of_fixtures += self._reckon(watch, name, self._failures)
+        watch.end()
+
+    def _reckon(self, watch: Watch, who: str, failures: list[str]) -> list[Blame]:
+        if not watch.leaks and not (_registry.records and watch.may_own()):
+            return []
+        if _reckoning.left_open(watch):
+            _let_go_of_tracebacks(self._config)
+        found = _reckoning.reckon(watch, self._grace)
+        failures += found.failures
+        return [Blame(who, leak) for leak in found.leaks]
+
+    # ---- the session
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Ask the session: before the JUnit report is written if that can be, else once fixtures are torn down."""
+        if not self._fixtures:
+            self._finish(session)
+        result = yield
+        self._finish(session)
+        return result
+
+    def _finish(self, session: pytest.Session) -> None:
+        watch, self._session = self._session, None
+        if watch is None:
+            return
+        self._drop_run()
+        if session.exitstatus in _UNFINISHED:  # interrupted in the midst of handles that had yet to be released
+            watch.end()
+            return
+        blames = self._of_fixtures + self._reckon(watch, "the session", self._failures)
+        watch.end()
+        if self._summary is not None:
+            self._summary.report_session(session, blames, self._failures)
+        else:
+            self._config.workeroutput[CARRIED] = [blame.as_dict() for blame in blames]  # type: ignore[attr-defined]
+
+
+def _name_of(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str:
+    """Name a fixture, or what pytest has made a fixture of, with its scope and place."""
+    of_class_or_module = _XUNIT.match(fixturedef.argname)
+    if of_class_or_module:
+        return " of ".join(of_class_or_module.groups())
+    parameter = f"[{request.param!r}]" if hasattr(request, "param") else ""
+    code = getattr(unwrap(fixturedef.func), "__code__", None)
+    place = f", {shortened(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""
+    return f"fixture {fixturedef.argname + parameter!r} ({fixturedef.scope} scope{place})"
+
+
+def _let_go_of_tracebacks(config: pytest.Config) -> None:
+    """Clear the variables of frames that are over and live on only in what pytest keeps of exceptions.
+
+    A scan that a generator in such a frame holds would otherwise look as if it had been leaked.
+    """
+    plugin = config.pluginmanager.get_plugin("logging-plugin")
+    records = getattr(getattr(plugin, "caplog_handler", None), "records", ())
+    kept = [sys.__dict__.get("last_value"), *(record.exc_info[1] for record in records if record.exc_info)]
+    seen: set[int] = set()
+    while kept:
+        error = kept.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            kept += (error.__cause__, error.__context__)

@@ -1,0 +1,110 @@
+"""Watches: whose handle it is that escaped. Kept by tests; a program that runs none of them pays nothing.
+
+A watch is on while a test runs, a fixture is set up, or a block is entered. Which one a handle was
+opened under follows from its number, which only grows, and from the thread that opened it; so the
+opening itself need not know of watches. `whose` is asked in finalizers too: it takes no lock, and
+what it reads is replaced whole, never changed in place.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from saferocks._registry import Record
+
+_FOREVER = sys.maxsize
+_NOTHING: frozenset[str] = frozenset()
+
+#: All watches that have not ended.
+watches: tuple[Watch, ...] = ()
+#: The numbers of open handles that a test was allowed to leave; nothing is ever said of them again.
+exempt: frozenset[int] = frozenset()
+
+
+class Watch:
+    """Whose the handles are that are opened while it is on.
+
+    Attributes:
+        what: `test`, `fixture`, `block` or `session`.
+        allowed: The kinds of handles that may be left open.
+        leaks: What has escaped of its handles, by the identity of the tally; the guard adds to it.
+        speaks: Whether the closing of a database leaves its leaks to it, neither warning nor raising.
+    """
+
+    def __init__(self, what: str, allowed: frozenset[str] | None = None, thread: int | None = None) -> None:
+        """Make a watch that is on from now, over the calling thread or another and those that it starts."""
+        self.what = what
+        self.allowed = allowed or _NOTHING
+        self.leaks: dict[int, Any] = {}
+        self.speaks = False
+        self._thread = threading.get_ident() if thread is None else thread
+        self._older = frozenset(thread.ident for thread in threading.enumerate())
+        self._spans: tuple[tuple[int, int], ...] = ()
+        self.on()
+
+    def on(self) -> None:
+        """Own the handles that are opened from now on."""
+        global watches  # noqa: PLW0603 - replaced whole; see above
+        self._spans += ((_registry.next_number(), _FOREVER),)
+        if self not in watches:
+            watches += (self,)
+
+    def off(self) -> None:
+        """Leave the handles that are opened from now on to others."""
+        first, last = self._spans[-1]
+        if last == _FOREVER:
+            self._spans = (*self._spans[:-1], (first, _registry.next_number()))
+
+    def end(self) -> None:
+        """Own nothing any more."""
+        global watches  # noqa: PLW0603 - see above
+        self.off()
+        watches = tuple(watch for watch in watches if watch is not self)
+
+    def may_own(self) -> bool:
+        """Tell whether any handle at all has been opened while it was on."""
+        now = _registry.next_number()
+        return any(min(last, now) - first > 1 for first, last in self._spans)
+
+    def since(self, record: Record) -> int:
+        """Return from which number on it was on when a handle was opened, or -1 if it was not, or not for its thread.
+
+        A thread that is older than a test has been opening handles before it and will after it.
+        """
+        if self.what != "session" and record.thread != self._thread and record.thread in self._older:
+            return -1
+        return next((first for first, last in self._spans if first <= record.id < last), -1)
+
+
+def whose(record: Record) -> Watch | None:
+    """Return the watch under which a handle was opened: of nested ones, the innermost."""
+    if not watches:
+        return None
+    since, owner = max(((watch.since(record), watch) for watch in watches), key=_first)
+    return owner if since >= 0 else None
+
+
+def _first(pair: tuple[int, Watch]) -> int:
+    return pair[0]
+
+
+def is_exempt(record: Record) -> bool:
+    """Tell whether a handle may be left without a word."""
+    if record.id in exempt:
+        return True
+    owner = whose(record)
+    return owner is not None and record.kind in owner.allowed
+
+
+def exempt_for_good(records: Iterable[Record]) -> None:
+    """Never say anything of these handles again; forgets those that are gone."""
+    global exempt  # noqa: PLW0603 - see above
+    numbers = {record.id for record in records}
+    exempt = frozenset(number for number in exempt | numbers if number in _registry.records)
