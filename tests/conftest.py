@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import rocksdict
 
 import saferocks
+from saferocks import _settings, _watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,13 +24,14 @@ CHILD_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_open() -> Iterator[None]:
-    """Fail a test that leaves a handle behind: the next one would be blamed for it."""
-    yield
-    if saferocks.open_handles():
-        gc.collect()
-    left = saferocks.open_handles()
-    assert left == (), f"left open: {left}"
+def _unwatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test marked `about_leaks` meet the guard as a program does: not strict, and with nobody watching.
+
+    What it leaves open when it ends fails it all the same.
+    """
+    if request.node.get_closest_marker("about_leaks") is not None:
+        monkeypatch.setattr(_watch, "watches", ())
+        monkeypatch.setattr(_settings, "current", _settings.Settings())
 
 
 @pytest.fixture

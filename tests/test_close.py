@@ -150,6 +150,7 @@ def test_a_close_that_gives_up_leaves_everything_usable(hasty: saferocks.Rdict, 
     assert (hasty["batched"], hasty["batched too"], hasty["after"], family["in"]) == (1, 1, 2, 1)
 
 
+@pytest.mark.about_leaks
 def test_no_new_call_starts_while_a_close_waits(patient: saferocks.Rdict, held: Held, start: Start) -> None:
     """From the start of a close every handle, entered or not, refuses with HandleClosedError."""
     fresh, used = patient.create_column_family("fresh"), patient.create_column_family("used")
@@ -381,6 +382,7 @@ def test_close_from_a_finalizer(db: saferocks.Rdict, path: str) -> None:
     assert reopen(path) == [b"k"]
 
 
+@pytest.mark.about_leaks
 @pytest.mark.filterwarnings("ignore::saferocks.LeakedHandleWarning")
 def test_close_from_a_finalizer_in_the_middle_of_a_scan(db: saferocks.Rdict, path: str) -> None:
     """A loop in which a finalizer closes the database raises, and never just ends."""
@@ -428,6 +430,7 @@ def two_families(db: saferocks.Rdict) -> saferocks.Rdict:
     return db
 
 
+@pytest.mark.about_leaks
 @pytest.mark.parametrize("entered", [True, False], ids=["entered", "unentered"])
 @pytest.mark.parametrize("opener", OPENERS)
 @pytest.mark.filterwarnings("ignore::saferocks.LeakedHandleWarning")
@@ -459,6 +462,7 @@ def use(handle: Any) -> None:
         handle[b"a"]
 
 
+@pytest.mark.about_leaks
 @pytest.mark.parametrize("road", ["db", "family", "snapshot", "snapshot_family"])
 @pytest.mark.parametrize(
     ("method", "arguments"),
@@ -495,6 +499,7 @@ def test_a_loop_whose_database_is_closed_raises(
     assert reopen(path) == [b"a", b"b", b"c"]
 
 
+@pytest.mark.about_leaks
 def test_the_error_of_a_closed_scan_keeps_nothing_open(two_families: saferocks.Rdict, path: str) -> None:
     """The path reopens while the error that a closed scan raised is still being handled."""
     try:
@@ -508,6 +513,7 @@ def test_the_error_of_a_closed_scan_keeps_nothing_open(two_families: saferocks.R
         pytest.fail("the loop ended as if complete")
 
 
+@pytest.mark.about_leaks
 def test_close_releases_the_youngest_first(two_families: saferocks.Rdict, caplog: pytest.LogCaptureFixture) -> None:
     """Handles that outlive their database are released and reported in the reverse order of their opening."""
     old = two_families.snapshot(label="old").__enter__()
@@ -520,6 +526,7 @@ def test_close_releases_the_youngest_first(two_families: saferocks.Rdict, caplog
     del old, young, youngest
 
 
+@pytest.mark.about_leaks
 def test_a_batch_whose_database_closed_is_not_lost_in_silence(path: str) -> None:
     """Leaving a batch that a close has taken away raises, and nothing of it was written."""
     with saferocks.open(path) as db:
@@ -531,6 +538,7 @@ def test_a_batch_whose_database_closed_is_not_lost_in_silence(path: str) -> None
     assert reopen(path) == []
 
 
+@pytest.mark.about_leaks
 def test_a_bulk_writer_whose_database_closed_takes_nothing_more(path: str) -> None:
     """After its database has closed, a bulk writer refuses rows, also right after a flush that failed."""
     with saferocks.open(path) as db, pytest.raises(saferocks.HandleClosedError), db.bulk_writer() as bulk:

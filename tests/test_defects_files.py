@@ -69,6 +69,7 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.about_leaks
 def test_d17_a_dropped_writer_is_reported_and_its_file_removed(tmp_path: Path, unraisable: list[str]) -> None:
     """A writer that is dropped unfinished is a leak: a warning names its line, and its file is removed."""
     file = tmp_path / "rows.sst"
@@ -84,6 +85,7 @@ def test_d17_a_dropped_writer_is_reported_and_its_file_removed(tmp_path: Path, u
     assert not file.exists()
 
 
+@pytest.mark.about_leaks
 def test_d17_a_writer_used_without_with_is_reported_too(tmp_path: Path, unraisable: list[str]) -> None:
     """A writer that was used without `with`, and dropped unfinished, is a leak as well, and its file is removed."""
     file = tmp_path / "rows.sst"
@@ -98,6 +100,7 @@ def test_d17_a_writer_used_without_with_is_reported_too(tmp_path: Path, unraisab
     assert not file.exists()
 
 
+@pytest.mark.about_leaks
 @pytest.mark.usefixtures("strict")
 def test_d17_a_strict_program_hears_of_a_dropped_writer_twice(tmp_path: Path, unraisable: list[str]) -> None:
     """Under the policy `raise`, a dropped writer is reported at once, and raised by the next check."""

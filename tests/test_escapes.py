@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.about_leaks
+
 KINDS = ("iterator", "snapshot", "write_batch")
 COLLECTED = "collected while open"
 NEVER_ENTERED = "collected without ever being entered"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.about_leaks
+
 COLLECTED = "collected while open"
 NEVER_ENTERED = "collected without ever being entered"
 OUTLIVED = "still open when its database closed"

@@ -793,6 +793,7 @@ QUICK = settings(COMMON, max_examples=70, derandomize=True, phases=(Phase.genera
 SLOW = settings(COMMON, max_examples=500, stateful_step_count=80, phases=(Phase.generate, Phase.shrink))
 
 
+@pytest.mark.about_leaks
 @MACHINES
 def test_the_database_is_its_model(machine: type[Database]) -> None:
     """Programs that hypothesis always draws alike read what the model says, and keep the counts equal."""
@@ -800,6 +801,7 @@ def test_the_database_is_its_model(machine: type[Database]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.about_leaks
 @MACHINES
 def test_the_database_is_its_model_in_many_programs(machine: type[Database]) -> None:
     """Longer programs, drawn anew in each run, read what the model says, and keep the counts equal."""

@@ -93,7 +93,7 @@ def module_id(file: Path) -> str:
 
 def public_names() -> set[str]:
     """Return what the package has to offer, its submodules left aside."""
-    return {name for name in vars(_api) if not name.startswith("_")}
+    return {name for name in vars(_api) if name.isidentifier() and not name.startswith("_")}
 
 
 # --------------------------------------------------------------------------- what is exported

@@ -285,6 +285,7 @@ def test_a_database_that_fails_after_its_opening_is_closed(path: str, monkeypatc
 # --------------------------------------------------------------------------- what tracking costs
 
 
+@pytest.mark.about_leaks
 def test_the_memory_of_a_tracked_handle(db: saferocks.Rdict) -> None:
     """Tracking takes at most 600 bytes for each of 10,000 open handles."""
     kept: list[Any] = [None] * 10_000

@@ -472,6 +472,7 @@ def test_unentered_use_is_refused_under_raise(kind: Kind, bench: Bench) -> None:
 
 
 @every_scope
+@pytest.mark.about_leaks
 def test_unentered_use_warns_once_a_line_under_warn(kind: Kind, bench: Bench) -> None:
     """Under the policy `warn`, each attribute works before entering, and its opening line is told once."""
     found, expected = {}, {}

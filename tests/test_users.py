@@ -108,6 +108,7 @@ def test_a_snapshot_reads_wide_columns(db: saferocks.Rdict) -> None:
         assert list(keys) == [b"l"]
 
 
+@pytest.mark.about_leaks
 def test_events_come_in_order(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """What leaked from a database is logged before its close is."""
     caplog.set_level(logging.DEBUG, logger="saferocks")
