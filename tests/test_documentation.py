@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
+SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
 TEST_LINK = re.compile(r"\[(test_d\d\d)\]\((tests/\w+\.py)\)")
 
 
@@ -55,3 +56,18 @@ def test_the_readme_has_the_two_commands() -> None:
         "-m stress quick",
         "-m pytest -n 2",
     ]
+
+
+def test_the_readme_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
+    """The README's one line and its test file give the error that the README shows, but for paths and times."""
+    readme = (ROOT / "README.md").read_text()
+    line, test, shown = re.search(SHOWN_TEST, readme, re.DOTALL).groups()
+    pytester.makepyprojecttoml(line)
+    pytester.makepyfile(test_jobs=test)
+    run = pytester.runpytest_subprocess("-p", "no:xdist")
+    run.assert_outcomes(passed=1, errors=1)
+    variable = ("collected while open after", "database: ")
+    expected = [text for text in shown.splitlines() if not any(part in text for part in variable)]
+    run.stdout.fnmatch_lines(expected, consecutive=False)
+    run.stdout.fnmatch_lines(["  iterator opened at test_jobs.py:7 was collected while open after * ms"])
+    run.stdout.fnmatch_lines(["    database: *test_worker0*jobs.db"])
