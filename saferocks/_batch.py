@@ -197,6 +197,19 @@ class BatchWrites(Handle[BatchRecord]):
             raise closed
         return True
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._leave(error)
+        except Exception:
+            if not self._is_finalizing():
+                raise
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Write, discard, or say that nothing was written; and release."""
+        raise NotImplementedError
+
 
 def foreign_family(family: ColumnFamily, owner: Owner) -> InvalidArgumentError:
     """Return the error for a column family of another database (D16)."""
@@ -247,9 +260,7 @@ class WriteBatch(BatchWrites):
         self._raw, self._families, self._family, self._commit = raw, set(), None, commit
         open_handle(self, parent, BatchRecord(owner, label)).acquire(new)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         record = self._record
         if self._is_over(error):
             return
@@ -359,9 +370,7 @@ class BulkWriter(BatchWrites):
         self._families = set() if self._family is None else {self._family}
         self._write(gathered, families)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _leave(self, error: BaseException | None) -> None:
         record = self._record
         if self._is_over(error):
             return

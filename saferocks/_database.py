@@ -196,7 +196,11 @@ class Rdict(BatchMethods):
         if self._record.kind == "column_family":
             super().__exit__(kind, error, traceback)
         else:
-            self._close(error, False)
+            try:
+                self._close(error, False)
+            except Exception:
+                if not self._is_finalizing():
+                    raise
 
     # ---- handles
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
-from saferocks._handle import Handle, HandleRecord, open_handle, release
-from saferocks._registry import PROCESS, Reason
+from saferocks._handle import Handle, HandleRecord, open_handle
+from saferocks._registry import PROCESS
 from saferocks.errors import InvalidArgumentError, IOFailedError
 
 if TYPE_CHECKING:
@@ -214,4 +214,4 @@ class SstFileWriter(Handle[SstRecord]):
             if error is None and record.path is not None and record.reason is None:
                 self.finish()
         finally:
-            release(record, Reason.EXITED)
+            super().__exit__(kind, error, traceback)

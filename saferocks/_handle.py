@@ -9,6 +9,7 @@ allowed costs the allowed ones nothing: reading an unset slot falls through to
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -266,6 +267,8 @@ class Handle(Generic[RecordT]):
     __slots__ = ("__weakref__", "_parent", "_record")
 
     _record: RecordT
+    #: Tells when modules are being cleared: what a `with` in a suspended generator meets then, nobody can be told.
+    _is_finalizing = staticmethod(sys.is_finalizing)
     #: Keeps the database open for as long as code that does not close it holds one of its handles.
     _parent: Any
 
@@ -298,6 +301,8 @@ class Handle(Generic[RecordT]):
         try:
             release(self._record, EXITED)
         except Exception as failure:
+            if self._is_finalizing():
+                return
             if error is None:
                 raise
             note_failure(error, failure)

@@ -105,10 +105,9 @@ class LeakCheck:
         except (KeyboardInterrupt, pytest.exit.Exception):
             raise
         except BaseException:
-            run.has_failed = True
-            self._tell(item, run)
+            self._tell(item, run, raises=False)  # one error a phase, and this one came first
             raise
-        self._tell(item, run)
+        self._tell(item, run, raises=self._fails)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -125,6 +124,7 @@ class LeakCheck:
             if call.excinfo is not None and call.excinfo.value is self._failure:
                 report.outcome = "failed"  # which xfail has made `skipped` of
                 vars(report).pop("wasxfail", None)
+                self._failure = None
         return report
 
     def _drop_run(self) -> None:
@@ -135,11 +135,11 @@ class LeakCheck:
             if self._session is not None:
                 self._session.leaks.update(run.watch.leaks)
 
-    def _tell(self, item: pytest.Item, run: _Run) -> None:
+    def _tell(self, item: pytest.Item, run: _Run, *, raises: bool) -> None:
         """Raise what has leaked, or add it to the report of a test that has failed already.
 
         Raises:
-            pytest.fail.Exception: Of the test, unless it has failed; of wide fixtures, unless their teardown has.
+            pytest.fail.Exception: Of the test, unless it has failed before; of wide fixtures in any case.
         """
         run.blames += self._reckon(run.watch, item.nodeid, run.failures)
         self._drop_run()
@@ -150,7 +150,7 @@ class LeakCheck:
         told = [text_for("this test", run.blames, run.failures)] if run.blames else []
         told += texts(of_fixtures, self._failures)
         self._failures = []
-        if self._fails and (of_fixtures or not run.has_failed):
+        if raises and (of_fixtures or not run.has_failed):
             self._failure = pytest.fail.Exception("\n".join(told), pytrace=False)
             raise self._failure
         item.add_report_section("teardown", "saferocks leaks", "\n".join(told))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,7 +45,7 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
     left = left_open(watch)
     if left:
         gc.collect()  # a cycle, or a generator in one, may yet end its `with`
-        _wait_for_threads(left, grace)
+        _wait_for_threads(watch, left, grace)
         left = left_open(watch)
     pardoned = [record for record in left if record.kind in watch.allowed or record.owner.policy == "ignore"]
     _watch.exempt_for_good(pardoned)
@@ -73,14 +72,10 @@ def left_open(watch: Watch) -> list[HandleRecord]:
     ]
 
 
-def _wait_for_threads(records: Sequence[HandleRecord], seconds: float) -> None:
-    """Wait until other threads have let go of handles, if there are other threads."""
+def _wait_for_threads(watch: Watch, records: Sequence[HandleRecord], seconds: float) -> None:
+    """Wait until threads that were started under a watch have let go of its handles."""
     deadline = time.monotonic() + seconds
-    while (
-        any(record.reason is None for record in records)
-        and threading.active_count() > 1
-        and time.monotonic() < deadline
-    ):
+    while any(record.reason is None for record in records) and watch.has_threads() and time.monotonic() < deadline:
         time.sleep(_PAUSE)
 
 

@@ -26,6 +26,8 @@ _NOTHING: frozenset[str] = frozenset()
 watches: tuple[Watch, ...] = ()
 #: The numbers of open handles that a test was allowed to leave; nothing is ever said of them again.
 exempt: frozenset[int] = frozenset()
+#: Held while either is replaced; readers, which finalizers are, do without.
+_writing = threading.RLock()
 
 
 class Watch:
@@ -45,7 +47,8 @@ class Watch:
         self.leaks: dict[int, Any] = {}
         self.speaks = False
         self._thread = threading.get_ident() if thread is None else thread
-        self._older = frozenset(thread.ident for thread in threading.enumerate())
+        # Of all threads, also those that `threading` has not started and does not list.
+        self._older = frozenset(sys._current_frames())
         self._spans: tuple[tuple[int, int], ...] = ()
         self.on()
 
@@ -53,8 +56,9 @@ class Watch:
         """Own the handles that are opened from now on."""
         global watches  # noqa: PLW0603 - replaced whole; see above
         self._spans += ((_registry.next_number(), _FOREVER),)
-        if self not in watches:
-            watches += (self,)
+        with _writing:
+            if self not in watches:
+                watches += (self,)
 
     def off(self) -> None:
         """Leave the handles that are opened from now on to others."""
@@ -66,7 +70,16 @@ class Watch:
         """Own nothing any more."""
         global watches  # noqa: PLW0603 - see above
         self.off()
-        watches = tuple(watch for watch in watches if watch is not self)
+        with _writing:
+            watches = tuple(watch for watch in watches if watch is not self)
+
+    def own_ended_threads(self) -> None:
+        """Own what ended threads have opened, older ones too: a new thread may be given their identifier."""
+        self._older &= frozenset(sys._current_frames())
+
+    def has_threads(self) -> bool:
+        """Tell whether threads are running that are younger than the watch."""
+        return bool(sys._current_frames().keys() - self._older - {self._thread})
 
     def may_own(self) -> bool:
         """Tell whether any handle at all has been opened while it was on."""
@@ -107,4 +120,5 @@ def exempt_for_good(records: Iterable[Record]) -> None:
     """Never say anything of these handles again; forgets those that are gone."""
     global exempt  # noqa: PLW0603 - see above
     numbers = {record.id for record in records}
-    exempt = frozenset(number for number in exempt | numbers if number in _registry.records)
+    with _writing:
+        exempt = frozenset(number for number in exempt | numbers if number in _registry.records)

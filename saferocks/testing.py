@@ -73,6 +73,7 @@ class assert_no_leaks:  # noqa: N801 - used as a function is
         watch, self._watch = self._watch, None
         assert watch is not None  # noqa: S101 - `__enter__` has set it
         watch.off()
+        watch.own_ended_threads()
         try:
             if error is not None:  # what is still open may be held by its traceback alone
                 _note(error, _reckoning.collect_escaped(watch))
