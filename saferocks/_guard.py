@@ -222,7 +222,8 @@ def take_leaks(owner: Owner) -> tuple[Leak, ...]:
 
 
 def _is_left_to_watch(found: Tally) -> bool:
-    return found.watch is not None and found.watch.speaks
+    """Tell whether the one whose leak it is will be asked for it, and not whoever closes the database."""
+    return found.watch is not None and (found.watch.speaks or found.watch is not _watch.current())
 
 
 def leave_to_watches(owner: Owner) -> None:

@@ -37,7 +37,7 @@ class Watch:
         what: `test`, `fixture`, `block` or `session`.
         allowed: The kinds of handles that may be left open.
         leaks: What has escaped of its handles, by the identity of the tally; the guard adds to it.
-        speaks: Whether the closing of a database leaves its leaks to it, neither warning nor raising.
+        speaks: Whether it is left to it to tell of its leaks, though it is on: a close neither warns nor raises.
     """
 
     def __init__(self, what: str, allowed: frozenset[str] | None = None, thread: int | None = None) -> None:
@@ -86,21 +86,30 @@ class Watch:
         now = _registry.next_number()
         return any(min(last, now) - first > 1 for first, last in self._spans)
 
-    def since(self, record: Record) -> int:
-        """Return from which number on it was on when a handle was opened, or -1 if it was not, or not for its thread.
+    def since(self, number: int, thread: int) -> int:
+        """Return from which number on it was on for a handle and its thread, or -1 if it was not.
 
         A thread that is older than a test has been opening handles before it and will after it.
         """
-        if self.what != "session" and record.thread != self._thread and record.thread in self._older:
+        if self.what != "session" and thread != self._thread and thread in self._older:
             return -1
-        return next((first for first, last in self._spans if first <= record.id < last), -1)
+        return next((first for first, last in self._spans if first <= number < last), -1)
 
 
 def whose(record: Record) -> Watch | None:
     """Return the watch under which a handle was opened: of nested ones, the innermost."""
+    return _owner(record.id, record.thread)
+
+
+def current() -> Watch | None:
+    """Return the watch under which this thread would open a handle now."""
+    return _owner(_FOREVER - 1, threading.get_ident())
+
+
+def _owner(number: int, thread: int) -> Watch | None:
     if not watches:
         return None
-    since, owner = max(((watch.since(record), watch) for watch in watches), key=_first)
+    since, owner = max(((watch.since(number, thread), watch) for watch in watches), key=_first)
     return owner if since >= 0 else None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import saferocks
 from saferocks import _settings
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ ROUTES: dict[str, tuple[str, str]] = {
     ),
     "fixture": (
         "@pytest.fixture\ndef forgetful(db):\n    yield HANDLE.__enter__()\ndef test_fixture(forgetful):\n    pass",
-        COLLECTED,
+        OPEN,
     ),
 }
 
@@ -94,10 +95,11 @@ def test_after_{}(db):
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A directory for tests with a module-wide database, a session-wide one, and the default settings."""
+    saferocks.check()  # a first use in the inner run would make this one strict in its midst
     monkeypatch.setattr(_settings, "current", _settings.Settings())
     for name in ("SAFEROCKS_POLICY", "SAFEROCKS_TRACE"):
         monkeypatch.delenv(name, raising=False)
-    pytester.makeini(f"[pytest]\naddopts = {NO_OTHER_PLUGINS}\nsaferocks_leak_grace = 0.02\n")
+    pytester.makeini(f"[pytest]\naddopts = {NO_OTHER_PLUGINS}\nfilterwarnings = default\nsaferocks_leak_grace = 0.02\n")
     pytester.makeconftest(CONFTEST)
     return pytester
 
@@ -188,7 +190,7 @@ def test_handles_of_other_kinds_are_caught_too(
             with {opener}:
                 pass
         def test_dropped(db, tmp_path):
-            {opener}
+            {opener}.__enter__()
     """
     result = run(source, "-W", "error")
     result.assert_outcomes(passed=3, errors=2)
@@ -215,8 +217,10 @@ def test_what_escapes_before_the_teardown_is_told_with_what_is_still_open(
         def test_it(db):
             db.items().__enter__()
             HELD.append(db.snapshot().__enter__())
+        def test_next(db):
+            pass
     """)
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=2, errors=1)
     text = errors(result)["test_it"]
     assert "leaked 2 handles" in text
     assert f"iterator opened at test_it.py:4 was {COLLECTED}" in text
@@ -390,9 +394,10 @@ CLEAN = """
                 next(items, None)
             db.close()
 
-    def test_free_batch():
+    def test_free_batch(own):
         with saferocks.WriteBatch(raw_mode=True) as batch:
             batch[b"k"] = b"v"
+            own.write(batch)
 
     def test_refused_opening(tmp_path):
         with pytest.raises(saferocks.SaferocksError):
