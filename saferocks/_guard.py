@@ -83,8 +83,14 @@ class Tally:
         )
 
 
-def tally(record: Record, escape: str) -> tuple[Tally, int]:
-    """Count an escape, and return which one of its line it is; safe in a finalizer."""
+def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally, int]:
+    """Count an escape, and return which one of its line it is; safe in a finalizer.
+
+    Args:
+        record: What escaped.
+        escape: How.
+        age: For how many seconds it had been open when it escaped; its present age if left out.
+    """
     watch = _watch.whose(record)
     key = (record.kind, _identity(record.site), escape, record.label, id(watch))
     owner = record.owner
@@ -103,7 +109,7 @@ def tally(record: Record, escape: str) -> tuple[Tally, int]:
     # A leaked database takes its owner with it, so its own leak is kept with the process.
     keeper = _registry.PROCESS if record.kind == "database" else owner
     found: Tally = keeper.leaks.setdefault(key, fresh)
-    found.age = max(found.age, record.age)
+    found.age = max(found.age, record.age if age is None else age)
     found.note = record.loss or found.note
     if watch is not None:
         watch.leaks[id(found)] = found

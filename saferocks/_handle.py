@@ -312,7 +312,7 @@ class Handle(Generic[RecordT]):
             record = self._record
         except AttributeError:  # half-built: nothing was opened
             return
-        if record.reason is None:
+        if record.reason is None and not self._is_finalizing():
             record.collected()
 
     def __repr__(self) -> str:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from saferocks._leak_summary import LeakSummary
 
 #: How pytest names the fixtures that it makes of `setup_module`, `setUpClass` and the like.
-_XUNIT = re.compile(r"_(?:xunit|unittest)_(setup_[a-z]+|setUpClass|setUpModule)_fixture_(.+)")
+_XUNIT = re.compile(r"_(?:xunit|unittest)_(setup_module|setup_class|setUpClass)_fixture_(.+)")
+_TEARDOWNS = {"setup_module": "teardown_module", "setup_class": "teardown_class", "setUpClass": "tearDownClass"}
 
 _UNFINISHED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
 
@@ -97,8 +98,7 @@ class LeakCheck:
         run = self._run
         if run is None:  # its setup was not ours
             return (yield)
-        if run.watch.leaks or _registry.records:
-            run.watch.allowed = allowed_kinds(item)  # markers may have been added as it ran
+        bad_marker = _read_markers(item, run)
         run.watch.speaks = True
         try:
             result = yield
@@ -107,7 +107,9 @@ class LeakCheck:
         except BaseException:
             self._tell(item, run, raises=False)  # one error a phase, and this one came first
             raise
-        self._tell(item, run, raises=self._fails)
+        self._tell(item, run, raises=self._fails and bad_marker is None)
+        if bad_marker is not None:
+            raise bad_marker
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -229,11 +231,22 @@ class LeakCheck:
             self._config.workeroutput[CARRIED] = [blame.as_dict() for blame in blames]  # type: ignore[attr-defined]
 
 
+def _read_markers(item: pytest.Item, run: _Run) -> pytest.UsageError | None:
+    """Read the markers that have been added as a test ran; returns the error of a bad one."""
+    try:
+        if run.watch.leaks or _registry.records:
+            run.watch.allowed = allowed_kinds(item)
+    except pytest.UsageError as error:
+        return error
+    return None
+
+
 def _name_of(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> str:
     """Name a fixture, or what pytest has made a fixture of, with its scope and place."""
     of_class_or_module = _XUNIT.match(fixturedef.argname)
     if of_class_or_module:
-        return " of ".join(of_class_or_module.groups())
+        setup, whose = of_class_or_module.groups()
+        return f"{setup}/{_TEARDOWNS[setup]} of {whose}"
     parameter = f"[{request.param!r}]" if hasattr(request, "param") else ""
     code = getattr(unwrap(fixturedef.func), "__code__", None)
     place = f", {shortened(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from saferocks.errors import Leak
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Frames from here on outwards are the test runner's.
 _RUNNERS = (f"{os.sep}_pytest{os.sep}", f"{os.sep}pluggy{os.sep}", f"{os.sep}unittest{os.sep}")
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
+_PACKAGES = f"{os.sep}site-packages{os.sep}"
 _MOST_NAMED = 3
 
 
@@ -79,12 +82,10 @@ def _lines(leak: Leak) -> Iterator[str]:
 
 
 def _own_frames(stack: Iterable[str]) -> list[str]:
-    """Return the frames of a stack up to the test runner's."""
-    found: list[str] = []
-    for frame in stack:
-        if any(runner in frame for runner in _RUNNERS):
-            break
-        found.append(frame)
+    """Return the frames of a stack up to the test runner's, without what starts threads and tasks."""
+    found = list(takewhile(lambda frame: not any(runner in frame for runner in _RUNNERS), stack))
+    while found and found[-1].startswith(_LIBRARY) and _PACKAGES not in found[-1]:
+        found.pop()
     return found
 
 

@@ -59,10 +59,14 @@ class LeakSummary:
             when="teardown",
         )
         manager = self._config.pluginmanager
-        # To those plugins it would be a test that they could run again.
-        others = [manager.get_plugin(name) for name in ("lfplugin", "nfplugin", "stepwiseplugin")]
+        # To those plugins it would be a test, to be counted or to be run again.
+        names = ("terminalreporter", "lfplugin", "nfplugin", "stepwiseplugin")
+        others = [manager.get_plugin(name) for name in names]
         tell = manager.subset_hook_caller("pytest_runtest_logreport", [each for each in others if each is not None])
         tell(report=report)
+        terminal = manager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.stats.setdefault("error", []).append(report)
         if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -42,6 +42,7 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
         watch: Whose handles.
         grace: Seconds for which other threads may still let go of what they have open.
     """
+    ended = time.monotonic()
     left = left_open(watch)
     if left:
         gc.collect()  # a cycle, or a generator in one, may yet end its `with`
@@ -50,7 +51,11 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
     pardoned = [record for record in left if record.kind in watch.allowed or record.owner.policy == "ignore"]
     _watch.exempt_for_good(pardoned)
     kept = {record.id for record in pardoned}
-    failures = _release([record for record in left if record.id not in kept], f"still open when the {watch.what} ended")
+    missed = [record for record in left if record.id not in kept]
+    for record in missed:
+        if record.reason is None and record.state is not REFUSED:  # of which the policy has told
+            _guard.tally(record, f"still open when the {watch.what} ended", max(0.0, ended - record.opened))
+    failures = _release(missed)
     return Reckoning(collect_escaped(watch), failures)
 
 
@@ -79,12 +84,9 @@ def _wait_for_threads(watch: Watch, records: Sequence[HandleRecord], seconds: fl
         time.sleep(_PAUSE)
 
 
-def _release(records: Sequence[HandleRecord], escape: str) -> tuple[str, ...]:
-    """Count handles as escaped and release them, youngest first; returns what went wrong with it."""
+def _release(records: Sequence[HandleRecord]) -> tuple[str, ...]:
+    """Release handles, youngest first; returns what went wrong with it."""
     failures: list[str] = []
-    for record in reversed(records):
-        if record.reason is None and record.state is not REFUSED:  # of which the policy has told
-            _guard.tally(record, escape)
     for record in reversed(records):
         try:
             if record.kind == "database":
