@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -120,3 +121,107 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run
+
+
+class LeakRun:
+    """What a run of pytest says of leaks.
+
+    Attributes:
+        result: All that it said.
+        blamed: The names of the tests that have errors or failed, in its own order; `saferocks` is the session.
+        errors: The texts of errors at setup and teardown, by the names of the tests.
+    """
+
+    def __init__(self, result: pytest.RunResult) -> None:
+        self.result = result
+        lines = [line for line in result.outlines if re.match(r"(ERROR|FAILED) ", line)]
+        self.blamed = [line.split(" - ")[0].split(" ", 1)[1].rpartition("::")[2] for line in lines]
+        heading = re.compile(r"^_+ ERROR at (?:setup|teardown) of (\S+) _+$", re.MULTILINE)
+        _, *parts = heading.split("\n".join(result.outlines))
+        texts = (re.split(r"^=====", text, maxsplit=1, flags=re.MULTILINE)[0] for text in parts[1::2])
+        self.errors = dict(zip(parts[::2], texts, strict=True))
+
+
+class LeakSuite:
+    """A directory of tests for an inner run of pytest.
+
+    Its conftest has the fixtures `db` and `session_db`, databases with two rows, and `outlive`, which enters what
+    it is given in a thread that goes on until the run is over.
+    """
+
+    CONFTEST = """
+        import threading
+        import pytest
+        import saferocks
+
+        OVER = threading.Event()
+        THREADS = []
+
+        def database(tmp_path_factory):
+            with saferocks.open(tmp_path_factory.mktemp("db") / "db") as db:
+                db[b"a"] = b"1"
+                db[b"b"] = b"2"
+                yield db
+
+        db = pytest.fixture(scope="module")(database)
+        session_db = pytest.fixture(scope="session")(database)
+
+        @pytest.fixture(scope="session")
+        def outlive():
+            def start(scope, *arguments):
+                begun = threading.Event()
+                def run():
+                    with scope(*arguments):
+                        begun.set()
+                        OVER.wait()
+                THREADS.append(threading.Thread(target=run, daemon=True))
+                THREADS[-1].start()
+                assert begun.wait(30)
+            return start
+
+        def pytest_unconfigure():
+            OVER.set()
+            for thread in THREADS:
+                thread.join(30)
+    """
+    #: The inner run has these, each of which takes time to start, only where a test asks for them.
+    OTHER_PLUGINS = ("asyncio", "rerunfailures", "xdist", "hypothesispytest")
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.configure("")
+        pytester.makeconftest(self.CONFTEST)
+
+    def configure(self, ini: str, *plugins: str) -> None:
+        """Write the ini file anew: lines of its own, and other plugins that are to be had."""
+        blocked = " ".join(f"-p no:{name}" for name in self.OTHER_PLUGINS if name not in plugins)
+        grace = "" if "saferocks_leak_grace" in ini else "saferocks_leak_grace = 0.02\n"
+        self.pytester.makeini(
+            f"[pytest]\naddopts = {blocked}\nfilterwarnings = default\n{grace}{textwrap.dedent(ini)}\n"
+        )
+
+    def write(self, source: str) -> None:
+        """Write the test file, `test_it.py`; its first line imports, its second makes the list `HELD`."""
+        self.pytester.makepyfile(
+            test_it=f"import gc, threading, pytest, saferocks\nHELD = []\n{textwrap.dedent(source).lstrip()}"
+        )
+
+    def run(self, source: str, *flags: str) -> LeakRun:
+        """Run a test file inside this process."""
+        self.write(source)
+        return LeakRun(self.pytester.runpytest_inprocess(*flags))
+
+    def run_child(self, source: str, *flags: str) -> LeakRun:
+        """Run a test file in a child process."""
+        self.write(source)
+        return LeakRun(self.pytester.runpytest_subprocess(*flags))
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> LeakSuite:
+    """A suite to be run by an inner pytest, under the default settings."""
+    saferocks.check()  # a first use in the inner run would make this one strict in its midst
+    monkeypatch.setattr(_settings, "current", _settings.Settings())
+    for name in ("SAFEROCKS_POLICY", "SAFEROCKS_TRACE"):
+        monkeypatch.delenv(name, raising=False)
+    return LeakSuite(pytester)

@@ -11,54 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import saferocks
-from saferocks import _settings
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from conftest import LeakSuite
 
 OPENERS = {"iterator": "db.items()", "snapshot": "db.snapshot()", "write_batch": "db.write_batch()"}
 COLLECTED = "collected while open"
 NEVER_ENTERED = "collected without ever being entered"
 OUTLIVED = "still open when its database closed"
 OPEN = "still open when the test ended"
-NO_OTHER_PLUGINS = "-p no:asyncio -p no:rerunfailures -p no:xdist -p no:hypothesispytest"
-
-CONFTEST = """
-    import threading
-    import pytest
-    import saferocks
-
-    OVER = threading.Event()
-    THREADS = []
-
-    def database(tmp_path_factory):
-        with saferocks.open(tmp_path_factory.mktemp("db") / "db") as db:
-            db[b"a"] = b"1"
-            db[b"b"] = b"2"
-            yield db
-
-    db = pytest.fixture(scope="module")(database)
-    session_db = pytest.fixture(scope="session")(database)
-
-    @pytest.fixture(scope="session")
-    def outlive():
-        def start(scope, *arguments):
-            begun = threading.Event()
-            def run():
-                with scope(*arguments):
-                    begun.set()
-                    OVER.wait()
-            THREADS.append(threading.Thread(target=run, daemon=True))
-            THREADS[-1].start()
-            assert begun.wait(30)
-        return start
-
-    def pytest_unconfigure():
-        OVER.set()
-        for thread in THREADS:
-            thread.join(30)
-"""
 
 #: How handles escape, and what is said of them. HANDLE stands for a handle that is not entered.
 ROUTES: dict[str, tuple[str, str]] = {
@@ -92,48 +52,6 @@ def test_after_{}(db):
 """
 
 
-@pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A directory for tests with a module-wide database, a session-wide one, and the default settings."""
-    saferocks.check()  # a first use in the inner run would make this one strict in its midst
-    monkeypatch.setattr(_settings, "current", _settings.Settings())
-    for name in ("SAFEROCKS_POLICY", "SAFEROCKS_TRACE"):
-        monkeypatch.delenv(name, raising=False)
-    pytester.makeini(f"[pytest]\naddopts = {NO_OTHER_PLUGINS}\nfilterwarnings = default\nsaferocks_leak_grace = 0.02\n")
-    pytester.makeconftest(CONFTEST)
-    return pytester
-
-
-@pytest.fixture
-def run(suite: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Run a test file, `test_it.py`, with names for what most of them need."""
-
-    def run_file(source: str, *flags: str) -> pytest.RunResult:
-        suite.makepyfile(test_it=f"import gc, threading, pytest, saferocks\nHELD = []\n{_flush_left(source)}")
-        return suite.runpytest_inprocess(*flags)
-
-    return run_file
-
-
-def _flush_left(source: str) -> str:
-    lines = source.strip("\n").splitlines()
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    return "\n".join(line[margin:] for line in lines) + "\n"
-
-
-def blamed(result: pytest.RunResult) -> list[str]:
-    """Return the names of the tests that have errors, or failed, by pytest's own summary; `saferocks` for the session."""
-    lines = [line for line in result.outlines if re.match(r"(ERROR|FAILED) ", line)]
-    return [line.split(" - ")[0].split(" ", 1)[1].rpartition("::")[2] for line in lines]
-
-
-def errors(result: pytest.RunResult) -> dict[str, str]:
-    """Return the texts of the errors at the teardown of tests, by the tests' names."""
-    parts = re.split(r"^_+ ERROR at (?:setup|teardown) of (\S+) _+$", "\n".join(result.outlines), flags=re.MULTILINE)
-    texts = (re.split(r"^={5}", text, maxsplit=1, flags=re.MULTILINE)[0] for text in parts[2::2])
-    return dict(zip(parts[1::2], texts, strict=True))
-
-
 def routes_through(opener: str) -> str:
     """Return a test file in which a handle escapes each way, and a test with nothing to hide follows each."""
     tests = (text.replace("HANDLE", opener) + "\n" + INNOCENT.format(name) for name, (text, _) in ROUTES.items())
@@ -154,15 +72,17 @@ def routes_through(opener: str) -> str:
     ],
 )
 def test_each_way_of_escape_is_caught_at_the_test_that_leaked(
-    run: Callable[..., pytest.RunResult], kind: str, flags: tuple[str, ...]
+    suite: LeakSuite, kind: str, flags: tuple[str, ...]
 ) -> None:
     """Eight of eight ways of escape are errors of the tests that leaked, and of no test that came after."""
-    result = run(routes_through(OPENERS[kind]), *flags)
-    assert sorted(blamed(result)) == sorted(f"test_{name}" for name in ROUTES)
+    run = suite.run(routes_through(OPENERS[kind]), *flags)
+    assert sorted(run.blamed) == sorted(f"test_{name}" for name in ROUTES)
     raised_in_body = 1 if flags else 0  # by the `with` of the database that was outlived
-    result.assert_outcomes(passed=2 * len(ROUTES) - raised_in_body, failed=raised_in_body, errors=8 - raised_in_body)
-    result.stdout.no_fnmatch_line("*Unraisable*")
-    for name, text in errors(result).items():
+    run.result.assert_outcomes(
+        passed=2 * len(ROUTES) - raised_in_body, failed=raised_in_body, errors=8 - raised_in_body
+    )
+    run.result.stdout.no_fnmatch_line("*Unraisable*")
+    for name, text in run.errors.items():
         escape = ROUTES[name.removeprefix("test_")][1]
         assert text.startswith("\nsaferocks: this test leaked 1 handle\n")
         assert re.search(rf"^  {kind} opened at test_it\.py:\d+ was {escape} after \d+ ms", text, re.MULTILINE)
@@ -175,13 +95,11 @@ def test_each_way_of_escape_is_caught_at_the_test_that_leaked(
     [
         ("database", "saferocks.open(tmp_path / 'own')", "with saferocks.open("),
         ("checkpoint", "db.checkpoint()", "with db.checkpoint() as checkpoint:"),
-        ("sst_writer", "saferocks.SstFileWriter(saferocks.Options(raw_mode=True))", "with saferocks.SstFileWriter("),
+        ("sst_writer", "saferocks.SstFileWriter()", "with saferocks.SstFileWriter(options) as writer:"),
         ("iterator", "db.iter()", "with db.iter() as cursor:"),
     ],
 )
-def test_handles_of_other_kinds_are_caught_too(
-    run: Callable[..., pytest.RunResult], kind: str, opener: str, remedy: str
-) -> None:
+def test_handles_of_other_kinds_are_caught_too(suite: LeakSuite, kind: str, opener: str, remedy: str) -> None:
     """Databases, checkpoints, SST writers and cursors that stay open or are dropped fail their tests."""
     source = f"""
         def test_open(db, tmp_path):
@@ -190,46 +108,49 @@ def test_handles_of_other_kinds_are_caught_too(
             with {opener}:
                 pass
         def test_dropped(db, tmp_path):
-            {opener}.__enter__()
+            handle = {opener}.__enter__()
+            if {kind == "sst_writer"}:  # one without a file has lost nothing
+                handle.open(tmp_path / "rows.sst")
     """
-    result = run(source, "-W", "error")
-    result.assert_outcomes(passed=3, errors=2)
-    assert sorted(errors(result)) == ["test_dropped", "test_open"]
-    for text in errors(result).values():
+    run = suite.run(source, "-W", "error")
+    run.result.assert_outcomes(passed=3, errors=2)
+    assert sorted(run.errors) == ["test_dropped", "test_open"]
+    for text in run.errors.values():
         assert f"  {kind} opened at test_it.py:" in text
         assert f"    write: {remedy}" in text
 
 
-def test_handles_of_one_line_are_counted(run: Callable[..., pytest.RunResult]) -> None:
+def test_handles_of_one_line_are_counted(suite: LeakSuite) -> None:
     """A line that leaks three handles is told once, with their number."""
-    result = run("def test_it(db):\n    for _ in range(3):\n        HELD.append(db.items().__enter__())")
-    result.assert_outcomes(passed=1, errors=1)
-    assert "saferocks: this test leaked 3 handles\n  3 iterator handles opened at test_it.py:5 were " in (
-        errors(result)["test_it"]
+    run = suite.run("def test_it(db):\n    for _ in range(3):\n        HELD.append(db.items().__enter__())")
+    run.result.assert_outcomes(passed=1, errors=1)
+    assert (
+        "saferocks: this test leaked 3 handles\n  3 iterator handles opened at test_it.py:5 were "
+        in (run.errors["test_it"])
     )
 
 
 def test_what_escapes_before_the_teardown_is_told_with_what_is_still_open(
-    run: Callable[..., pytest.RunResult],
+    suite: LeakSuite,
 ) -> None:
     """Collected handles and open ones of one test are one error."""
-    result = run("""
+    run = suite.run("""
         def test_it(db):
             db.items().__enter__()
             HELD.append(db.snapshot().__enter__())
         def test_next(db):
             pass
     """)
-    result.assert_outcomes(passed=2, errors=1)
-    text = errors(result)["test_it"]
+    run.result.assert_outcomes(passed=2, errors=1)
+    text = run.errors["test_it"]
     assert "leaked 2 handles" in text
     assert f"iterator opened at test_it.py:4 was {COLLECTED}" in text
     assert f"snapshot opened at test_it.py:5 was {OPEN}" in text
 
 
-def test_a_leaked_handle_is_released(run: Callable[..., pytest.RunResult]) -> None:
+def test_a_leaked_handle_is_released(suite: LeakSuite) -> None:
     """The next test finds a leaked handle released, for the reason that it had leaked."""
-    result = run("""
+    run = suite.run("""
         def test_leaks(db):
             HELD.append(db.items().__enter__())
         def test_next(db):
@@ -237,24 +158,24 @@ def test_a_leaked_handle_is_released(run: Callable[..., pytest.RunResult]) -> No
                 next(HELD[0])
             assert [each.kind for each in saferocks.open_handles() if each.database == db.path()] == ["database"]
     """)
-    result.assert_outcomes(passed=2, errors=1)
-    assert blamed(result) == ["test_leaks"]
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert run.blamed == ["test_leaks"]
 
 
-def test_a_leak_is_told_once(run: Callable[..., pytest.RunResult]) -> None:
+def test_a_leak_is_told_once(suite: LeakSuite) -> None:
     """Neither the close of the database in a wider fixture nor the end of the session tells a leak again."""
-    result = run(
+    run = suite.run(
         "def test_leaks(db):\n    HELD.append(db.items().__enter__())\ndef test_next(db):\n    pass", "-W", "error"
     )
-    result.assert_outcomes(passed=2, errors=1)
-    assert blamed(result) == ["test_leaks"]
-    assert str(result.stdout).count("iterator opened at") == 1
-    assert str(result.stdout).count("1 iterator handle") == 1
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert run.blamed == ["test_leaks"]
+    assert str(run.result.stdout).count("iterator opened at") == 1
+    assert str(run.result.stdout).count("1 iterator handle") == 1
 
 
-def test_clean_checks_cost_no_collection_and_failing_ones_cost_one(run: Callable[..., pytest.RunResult]) -> None:
+def test_clean_checks_cost_no_collection_and_failing_ones_cost_one(suite: LeakSuite) -> None:
     """The collector is run once for a test that leaves something open, and never for others."""
-    result = run("""
+    run = suite.run("""
         COLLECTIONS = []
         def note(phase, info):
             if phase == "start" and info["generation"] == 2:
@@ -277,18 +198,18 @@ def test_clean_checks_cost_no_collection_and_failing_ones_cost_one(run: Callable
         def test_count(db):
             assert len(COLLECTIONS) == 1
     """)
-    result.assert_outcomes(passed=4, errors=2)
+    run.result.assert_outcomes(passed=4, errors=2)
 
 
-def test_handles_under_the_policy_ignore_are_nobodys(run: Callable[..., pytest.RunResult]) -> None:
+def test_handles_under_the_policy_ignore_are_nobodys(suite: LeakSuite) -> None:
     """A database opened under the policy `ignore` may leak."""
-    result = run("""
+    run = suite.run("""
         def test_it(tmp_path):
             with saferocks.open(tmp_path / "db", policy="ignore") as db:
                 HELD.append(db.items().__enter__())
                 db.snapshot().__enter__()
     """)
-    result.assert_outcomes(passed=1)
+    run.result.assert_outcomes(passed=1)
 
 
 # --------------------------------------------------------------------------- false alarms
@@ -409,9 +330,184 @@ CLEAN = """
 
 
 @pytest.mark.parametrize("strict", ["true", "false"])
-def test_proper_use_is_never_blamed(run: Callable[..., pytest.RunResult], strict: str) -> None:
+def test_proper_use_is_never_blamed(suite: LeakSuite, strict: str) -> None:
     """Scopes, generators, kept tracebacks, pools, skips and expected failures give no alarm."""
-    result = run(CLEAN, "-W", "error", "-o", f"saferocks_strict={strict}")
-    result.assert_outcomes(passed=17, skipped=1, xfailed=1)
-    result.stdout.no_fnmatch_line("*saferocks: *")
-    assert result.ret == 0
+    run = suite.run(CLEAN, "-W", "error", "-o", f"saferocks_strict={strict}")
+    run.result.assert_outcomes(passed=17, skipped=1, xfailed=1)
+    run.result.stdout.no_fnmatch_line("*saferocks: *")
+    assert run.result.ret == 0
+
+
+# --------------------------------------------------------------------------- threads, and imports
+
+
+def test_a_thread_older_than_the_test_leaks_for_the_session(suite: LeakSuite) -> None:
+    """What a pool's thread opens, which an earlier test has started, is told of the session and of no test."""
+    source = """
+        import concurrent.futures
+
+        @pytest.fixture(scope="module")
+        def pool():
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                yield pool
+
+        def test_starts(pool, session_db):
+            pool.submit(list).result()
+        def test_opens(pool, session_db):
+            HELD.append(pool.submit(lambda: session_db.items().__enter__()).result())
+        def test_drops(pool, session_db):
+            pool.submit(lambda: session_db.snapshot()).result()
+        def test_next(session_db):
+            with session_db.items() as items:
+                assert len(list(items)) == 2
+    """
+    run = suite.run(source, "-W", "error")
+    run.result.assert_outcomes(passed=4, errors=1)
+    assert run.blamed == ["saferocks"]
+    assert run.result.ret == pytest.ExitCode.TESTS_FAILED
+    text = str(run.result.stdout)
+    assert "saferocks: the session leaked 2 handles" in text
+    assert "1 snapshot handle" in text
+    assert "1 iterator handle" in text
+
+
+def test_a_thread_that_its_test_has_started_leaks_for_that_test(suite: LeakSuite) -> None:
+    """What a test's own thread opens is the test's, though the thread is over by then."""
+    run = suite.run("""
+        def test_it(session_db):
+            thread = threading.Thread(target=lambda: HELD.append(session_db.items().__enter__()))
+            thread.start()
+            thread.join()
+        def test_next(session_db):
+            pass
+    """)
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert run.blamed == ["test_it"]
+
+
+def test_a_thread_may_let_go_within_the_grace(suite: LeakSuite) -> None:
+    """A handle that a thread releases while the check waits for it has not leaked."""
+    suite.configure("saferocks_leak_grace = 60")
+    run = suite.run("""
+        @pytest.fixture
+        def checked():
+            checked = threading.Event()
+            def note(phase, info):
+                checked.set()
+            yield checked
+            gc.callbacks.append(note)  # the check collects when it has found something open, and then waits
+            HELD.append(note)
+        def test_it(session_db, checked):
+            begun = threading.Event()
+            def scan():
+                with session_db.items() as items:
+                    begun.set()
+                    checked.wait()
+            threading.Thread(target=scan).start()
+            begun.wait()
+        def test_next():
+            gc.callbacks.remove(HELD[0])
+    """)
+    run.result.assert_outcomes(passed=2)
+
+
+def test_the_grace_is_waited_for_a_thread_that_does_not_let_go(suite: LeakSuite) -> None:
+    """A handle that a thread goes on holding is a leak once the grace is over, and not before."""
+    suite.configure("saferocks_leak_grace = 0.3")
+    run = suite.run("""
+        def test_it(session_db, outlive):
+            outlive(session_db.items)
+        def test_next():
+            pass
+    """)
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert "was still open when the test ended" in run.errors["test_it"]
+    assert run.result.duration >= 0.3
+
+
+def test_what_an_import_opens_is_the_sessions(suite: LeakSuite) -> None:
+    """A handle that a test module opens as it is imported is told of the session, once, and of no test."""
+    source = """
+        BATCH = saferocks.WriteBatch(raw_mode=True).__enter__()
+        saferocks.WriteBatch(raw_mode=True)
+        def test_it(db):
+            BATCH[b"k"] = b"v"
+        def test_next(db):
+            BATCH[b"l"] = b"w"
+    """
+    run = suite.run(source, "-W", "error")
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert run.blamed == ["saferocks"]
+    text = str(run.result.stdout)
+    assert "saferocks: the session leaked 2 handles" in text
+    assert "write_batch opened at test_it.py:3 was still open when the session ended" in text
+    assert "2 operations" in text
+
+
+def test_a_handle_that_an_import_opens_and_a_test_releases_is_no_leak(suite: LeakSuite) -> None:
+    """A module may open a handle as it is imported and release it in a test."""
+    run = suite.run("""
+        BATCH = saferocks.WriteBatch(raw_mode=True).__enter__()
+        def test_it():
+            BATCH.__exit__(None, None, None)
+    """)
+    run.result.assert_outcomes(passed=1)
+    assert run.blamed == []
+
+
+FIRST_USES = {
+    "a test": ("def test_it(tmp_path):\n    FIRST_USE\ndef test_next():\n    pass", "test_it", "this test leaked"),
+    "a fixture of the test": (
+        "@pytest.fixture\ndef own(tmp_path):\n    yield\n    FIRST_USE\ndef test_it(own):\n    pass\n"
+        "def test_next():\n    pass",
+        "test_it",
+        "this test leaked",
+    ),
+    "a module's fixture": (
+        "@pytest.fixture(scope='module', autouse=True)\ndef wide(tmp_path_factory):\n"
+        "    tmp_path = tmp_path_factory.mktemp('own')\n    FIRST_USE\n"
+        "def test_first():\n    pass\ndef test_it():\n    pass",
+        "test_it",
+        "fixture 'wide' (module scope, test_it.py:3) leaked",
+    ),
+    "a test module's import": (
+        "import pathlib, tempfile\ntmp_path = pathlib.Path(tempfile.mkdtemp())\nFIRST_USE\ndef test_it():\n    pass\n"
+        "def test_next():\n    pass",
+        "saferocks",
+        "the session leaked",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", FIRST_USES)
+def test_the_first_use_of_saferocks_may_be_anywhere(suite: LeakSuite, where: str) -> None:
+    """What the first use leaks is blamed like any other, though nothing had been looked at until then."""
+    suite.pytester.makeconftest("")
+    source, blamed, words = FIRST_USES[where]
+    first_use = (
+        "import sys; assert 'rocksdict' not in sys.modules; HELD.append(saferocks.open(tmp_path / 'own').__enter__())"
+    )
+    run = suite.run_child(source.replace("FIRST_USE", first_use), "-W", "error")
+    run.result.assert_outcomes(passed=2, errors=1)
+    assert run.blamed == [blamed]
+    run.result.stdout.fnmatch_lines(
+        [f"saferocks: {words} 1 handle", "  database opened at test_it.py:* was still open *"]
+    )
+    assert str(run.result.stderr) == ""
+
+
+def test_what_a_conftest_opens_is_the_sessions(suite: LeakSuite) -> None:
+    """A handle that a conftest opens on import, before the options are known, is told of the session."""
+    suite.pytester.makeconftest("import saferocks\nBATCH = saferocks.WriteBatch().__enter__()")
+    run = suite.run_child("def test_it():\n    pass")
+    run.result.assert_outcomes(passed=1, errors=1)
+    assert run.blamed == ["saferocks"]
+    run.result.stdout.fnmatch_lines(["  write_batch opened at conftest.py:2 was still open when the session ended *"])
+
+
+def test_the_end_of_the_interpreter_says_nothing_more(suite: LeakSuite) -> None:
+    """After a run in which handles escaped in each way, nothing comes on stderr."""
+    run = suite.run_child(routes_through("db.items()"), "-W", "error::pytest.PytestUnraisableExceptionWarning")
+    run.result.assert_outcomes(passed=16, errors=8)
+    assert sorted(run.blamed) == sorted(f"test_{name}" for name in ROUTES)
+    assert str(run.result.stderr) == ""
