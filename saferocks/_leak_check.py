@@ -11,7 +11,6 @@ import traceback
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import unwrap
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +18,7 @@ import pytest
 from saferocks import _reckoning, _registry
 from saferocks._allow_leaks import ALLOWED, allowed_kinds
 from saferocks._leak_report import Blame, shortened, text_for, texts
-from saferocks._leak_summary import CARRIED
+from saferocks._leak_summary import CARRIED, SECTION
 from saferocks._watch import Watch
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class LeakCheck:
         self._grace = grace
         self._summary = summary
         self._run: _Run | None = None
-        self._thread = get_ident()
+        self._thread = session.thread
         self._fixtures = 0  # wide ones that are set up
         self._in_setup: dict[pytest.FixtureDef[Any], Watch] = {}
         self._of_fixtures: list[Blame] = []  # and in no report yet
@@ -129,6 +128,11 @@ class LeakCheck:
                 self._failure = None
         return report
 
+    def end_test(self, item: pytest.Item) -> None:
+        """Fail a test in whose teardown saferocks has been used for the first time, if it has leaked."""
+        if self._run is not None:
+            self._tell(item, self._run, raises=self._fails)
+
     def _drop_run(self) -> None:
         """End a run that nobody will ask any more; what it has leaked is the session's."""
         run, self._run = self._run, None
@@ -155,7 +159,7 @@ class LeakCheck:
         if raises and (of_fixtures or not run.has_failed):
             self._failure = pytest.fail.Exception("\n".join(told), pytrace=False)
             raise self._failure
-        item.add_report_section("teardown", "saferocks leaks", "\n".join(told))
+        item.add_report_section("teardown", SECTION, "\n".join(told))
 
     # ---- fixtures
 
@@ -177,7 +181,7 @@ class LeakCheck:
         watch = self._in_setup[fixturedef] = Watch("fixture", thread=self._thread)
         self._fixtures += 1
         # Finalizers run last in, first out: this one and that of `end_setup` enclose the fixture's own.
-        fixturedef.addfinalizer(partial(self._check_fixture, watch, _name_of(fixturedef, request)))
+        fixturedef.addfinalizer(partial(self._check_fixture, watch, fixturedef, _name_of(fixturedef, request)))
 
     def end_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Leave what is opened from now on to others, until the fixture is torn down."""
@@ -190,7 +194,8 @@ class LeakCheck:
         watch.speaks = True
         watch.on()
 
-    def _check_fixture(self, watch: Watch, name: str) -> None:
+    def _check_fixture(self, watch: Watch, fixturedef: pytest.FixtureDef[Any], name: str) -> None:
+        self._in_setup.pop(fixturedef, None)  # of one that has begun in its teardown
         self._fixtures -= 1
         self._of_fixtures += self._reckon(watch, name, self._failures)
         watch.end()

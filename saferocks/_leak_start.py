@@ -6,6 +6,7 @@ A run that has nothing to do with saferocks then pays for one attribute a test.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from saferocks._leak_check import LeakCheck
     from saferocks._leak_summary import LeakSummary
     from saferocks._watch import Watch
+
+    _Fixture = tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class LeakStart:
         self._watch: Watch | None = None  # over the session, from the first use on
         self._check: LeakCheck | None = None
         self._item: pytest.Item | None = None
-        self._setups: list[tuple[pytest.FixtureDef[Any], pytest.FixtureRequest]] = []
+        self._at_work: list[_Fixture] = []
         config.add_cleanup(self._stop)
         _startup.when_used(self._begin)
 
@@ -90,7 +93,7 @@ class LeakStart:
         )
         if self._item is not None:
             check.begin_test(self._item)
-        for fixturedef, request in self._setups:
+        for fixturedef, request in self._at_work:
             check.begin_fixture(fixturedef, request)
         self._config.pluginmanager.register(check)
 
@@ -130,13 +133,30 @@ class LeakStart:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        """Note which fixtures wider than a test are being set up."""
+        """Note which fixtures wider than a test are being set up or torn down."""
         if fixturedef.scope == "function":
             return (yield)
-        self._setups.append((fixturedef, request))
+        fixture = (fixturedef, request)
+        self._at_work.append(fixture)
+        # Finalizers run last in, first out: these two enclose the fixture's own.
+        fixturedef.addfinalizer(partial(self._leave, fixture))
         try:
             return (yield)
         finally:
-            self._setups.pop()
+            self._leave(fixture)
             if self._check is not None:  # which has begun meanwhile
                 self._check.end_setup(fixturedef)
+            else:
+                fixturedef.addfinalizer(partial(self._at_work.append, fixture))
+
+    def _leave(self, fixture: _Fixture) -> None:
+        if fixture in self._at_work:
+            self._at_work.remove(fixture)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Ask a test in whose teardown the check has begun."""
+        result = yield
+        if self._check is not None:
+            self._check.end_test(item)
+        return result

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The attribute of a teardown report that carries leaks, and the entry of a worker's output.
 CARRIED = "saferocks_leaks"
+#: The name of the section that a report has of leaks, where they are not what has failed.
+SECTION = "saferocks leaks"
 
 
 class LeakSummary:
@@ -27,11 +29,19 @@ class LeakSummary:
         self._config = config
         self._fails = fails
         self._found: list[Blame] = []
+        self._broken: dict[str, pytest.TestReport] = {}  # setups, by the test's id
         self._of_workers: list[Blame] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather what the report of a test carries."""
-        self._found += map(Blame.from_dict, getattr(report, CARRIED, ()))
+        if report.when == "setup" and report.failed:
+            self._broken[report.nodeid] = report
+        elif report.when == "teardown":
+            blames = list(map(Blame.from_dict, getattr(report, CARRIED, ())))
+            self._found += blames
+            broken = self._broken.pop(report.nodeid, None)
+            if broken is not None and blames:  # of which pytest shows no section of the teardown
+                broken.sections += [section for section in report.sections if SECTION in section[0]]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

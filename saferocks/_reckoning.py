@@ -43,20 +43,22 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
         grace: Seconds for which other threads may still let go of what they have open.
     """
     ended = time.monotonic()
+    _watch.exempt_for_good(record for record in left_open(watch) if _is_pardoned(watch, record))
     left = left_open(watch)
     if left:
         gc.collect()  # a cycle, or a generator in one, may yet end its `with`
         _wait_for_threads(watch, left, grace)
         left = left_open(watch)
-    pardoned = [record for record in left if record.kind in watch.allowed or record.owner.policy == "ignore"]
-    _watch.exempt_for_good(pardoned)
-    kept = {record.id for record in pardoned}
-    missed = [record for record in left if record.id not in kept]
-    for record in missed:
+    for record in left:
         if record.reason is None and record.state is not REFUSED:  # of which the policy has told
             _guard.tally(record, f"still open when the {watch.what} ended", max(0.0, ended - record.opened))
-    failures = _release(missed)
+    failures = _release(left)
+    _watch.exempt_for_good(left_open(watch))  # what could not be released
     return Reckoning(collect_escaped(watch), failures)
+
+
+def _is_pardoned(watch: Watch, record: HandleRecord) -> bool:
+    return record.kind in watch.allowed or record.owner.policy == "ignore"
 
 
 def collect_escaped(watch: Watch) -> tuple[Leak, ...]:

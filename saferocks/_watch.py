@@ -28,6 +28,9 @@ watches: tuple[Watch, ...] = ()
 exempt: frozenset[int] = frozenset()
 #: Held while either is replaced; readers, which finalizers are, do without.
 _writing = threading.RLock()
+#: The threads that are running, by identifier. Read as it is: `threading.enumerate` takes a lock, which a finalizer
+#: must not, and threads that `threading` has not started are in neither.
+_active: dict[int, threading.Thread] = vars(threading)["_active"]
 
 
 class Watch:
@@ -37,6 +40,7 @@ class Watch:
         what: `test`, `fixture`, `block` or `session`.
         allowed: The kinds of handles that may be left open.
         leaks: What has escaped of its handles, by the identity of the tally; the guard adds to it.
+        thread: Identifier of the thread that runs it.
         speaks: Whether it is left to it to tell of its leaks, though it is on: a close neither warns nor raises.
     """
 
@@ -46,9 +50,8 @@ class Watch:
         self.allowed = allowed or _NOTHING
         self.leaks: dict[int, Any] = {}
         self.speaks = False
-        self._thread = threading.get_ident() if thread is None else thread
-        # Of all threads, also those that `threading` has not started and does not list.
-        self._older = frozenset(sys._current_frames())
+        self.thread = threading.get_ident() if thread is None else thread
+        self._older = {ident: _active.get(ident) for ident in sys._current_frames()}
         self._spans: tuple[tuple[int, int], ...] = ()
         self.on()
 
@@ -73,13 +76,21 @@ class Watch:
         with _writing:
             watches = tuple(watch for watch in watches if watch is not self)
 
-    def own_ended_threads(self) -> None:
-        """Own what ended threads have opened, older ones too: a new thread may be given their identifier."""
-        self._older &= frozenset(sys._current_frames())
-
     def has_threads(self) -> bool:
         """Tell whether threads are running that are younger than the watch."""
-        return bool(sys._current_frames().keys() - self._older - {self._thread})
+        return any(ident != self.thread and not self._is_older(ident) for ident in sys._current_frames())
+
+    def _is_older(self, thread: int) -> bool:
+        """Tell whether an identifier is that of a thread which is older than the watch.
+
+        The identifier of a thread that has ended is given to the next one. If nobody has it now,
+        there is no telling which of the two has opened a handle: a test is held for innocent, since
+        the session is asked as well; after a block nobody is.
+        """
+        if thread not in self._older:
+            return False
+        older, now = self._older[thread], _active.get(thread)
+        return self.what != "block" if now is None and older is not None else now is older
 
     def may_own(self) -> bool:
         """Tell whether any handle at all has been opened while it was on."""
@@ -91,7 +102,7 @@ class Watch:
 
         A thread that is older than a test has been opening handles before it and will after it.
         """
-        if self.what != "session" and thread != self._thread and thread in self._older:
+        if self.what != "session" and thread != self.thread and self._is_older(thread):
             return -1
         return next((first for first, last in self._spans if first <= number < last), -1)
 
