@@ -138,7 +138,7 @@ class LeakRun:
         self.blamed = [line.split(" - ")[0].split(" ", 1)[1].rpartition("::")[2] for line in lines]
         heading = re.compile(r"^_+ ERROR at (?:setup|teardown) of (?:\w+\.)*(\S+) _+$", re.MULTILINE)
         _, *parts = heading.split("\n".join(result.outlines))
-        texts = (re.split(r"^=====", text, maxsplit=1, flags=re.MULTILINE)[0] for text in parts[1::2])
+        texts = (re.split(r"^=====", text, maxsplit=1, flags=re.MULTILINE)[0].strip("\n") for text in parts[1::2])
         self.errors = dict(zip(parts[::2], texts, strict=True))
 
 
