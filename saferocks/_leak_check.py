@@ -65,13 +65,13 @@ class LeakCheck:
         self, config: pytest.Config, session: Watch, *, fails: bool, grace: float, summary: LeakSummary | None
     ) -> None:
         self._config = config
-        self._session: Watch | None = session
+        self._session = session
         self._fails = fails
         self._grace = grace
         self._summary = summary
         self._run: _Run | None = None
         self._thread = session.thread
-        self._fixtures = 0  # wide ones that are set up
+        self._has_run = False  # a test
         self._in_setup: dict[pytest.FixtureDef[Any], Watch] = {}
         self._of_fixtures: list[Blame] = []  # and in no report yet
         self._carried: list[Blame] = []  # by the next teardown report
@@ -80,14 +80,16 @@ class LeakCheck:
 
     # ---- tests
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # so that it comes before other wrappers
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Own what is opened from now on."""
         self._drop_run()
         self.begin_test(item)
+        return (yield)
 
     def begin_test(self, item: pytest.Item) -> None:
         """Own what a test opens."""
+        self._has_run = not self._config.getoption("setupplan", False)
         self._run = _Run(Watch("test", item.stash.get(ALLOWED, None), self._thread))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -138,8 +140,7 @@ class LeakCheck:
         run, self._run = self._run, None
         if run is not None:
             run.watch.end()
-            if self._session is not None:
-                self._session.leaks.update(run.watch.leaks)
+            self._session.leaks.update(run.watch.leaks)
 
     def _tell(self, item: pytest.Item, run: _Run, *, raises: bool) -> None:
         """Raise what has leaked, or add it to the report of a test that has failed already.
@@ -179,7 +180,6 @@ class LeakCheck:
     def begin_fixture(self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
         """Own what the setup of a wide fixture opens."""
         watch = self._in_setup[fixturedef] = Watch("fixture", thread=self._thread)
-        self._fixtures += 1
         # Finalizers run last in, first out: this one and that of `end_setup` enclose the fixture's own.
         fixturedef.addfinalizer(partial(self._check_fixture, watch, fixturedef, _name_of(fixturedef, request)))
 
@@ -196,7 +196,6 @@ class LeakCheck:
 
     def _check_fixture(self, watch: Watch, fixturedef: pytest.FixtureDef[Any], name: str) -> None:
         self._in_setup.pop(fixturedef, None)  # of one that has begun in its teardown
-        self._fixtures -= 1
         self._of_fixtures += self._reckon(watch, name, self._failures)
         watch.end()
 
@@ -213,23 +212,17 @@ class LeakCheck:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Ask the session: before the JUnit report is written if that can be, else once fixtures are torn down."""
-        if not self._fixtures:
-            self._finish(session)
+        """Ask the session, once the last fixtures are torn down and conftests have closed what is theirs."""
         result = yield
-        self._finish(session)
+        self._drop_run()
+        # Of a run that was interrupted, or of its fixtures: it is in the midst of what had yet to be released.
+        if self._has_run and session.exitstatus not in _UNFINISHED:
+            self._finish(session)
+        self._session.end()
         return result
 
     def _finish(self, session: pytest.Session) -> None:
-        watch, self._session = self._session, None
-        if watch is None:
-            return
-        self._drop_run()
-        if session.exitstatus in _UNFINISHED:  # interrupted in the midst of handles that had yet to be released
-            watch.end()
-            return
-        blames = self._of_fixtures + self._reckon(watch, "the session", self._failures)
-        watch.end()
+        blames = self._of_fixtures + self._reckon(self._session, "the session", self._failures)
         if self._summary is not None:
             self._summary.report_session(session, blames, self._failures)
         else:

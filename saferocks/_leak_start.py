@@ -48,6 +48,7 @@ class LeakStart:
         self._options: LeakOptions | None = None
         self._watch: Watch | None = None  # over the session, from the first use on
         self._check: LeakCheck | None = None
+        self._is_collecting = False  # or has collected
         self._item: pytest.Item | None = None
         self._at_work: list[_Fixture] = []
         config.add_cleanup(self._stop)
@@ -56,12 +57,24 @@ class LeakStart:
     def configure(self, options: LeakOptions) -> None:
         """Take the options; a conftest may have used saferocks by then."""
         self._options = options
+        if self._is_controller():
+            self._summarize(options)
         if self._watch is not None:
             self._start(options)
-        elif self._is_controller():  # which need not use saferocks itself
-            self._summarize(options)
-        if self._watch is None:
+            self.rest()  # what plugins open as the run starts they close as it ends
+        else:
             self._config.pluginmanager.register(self)
+
+    def collect(self) -> None:
+        """Own, for the session, what the import of tests opens."""
+        self._is_collecting = True
+        if self._watch is not None:
+            self._watch.on()
+
+    def rest(self) -> None:
+        """Own, for the session, nothing that is opened from now on."""
+        if self._watch is not None:
+            self._watch.off()
 
     def _begin(self) -> None:
         """Own what is opened from now on; called at the first use, by whichever thread."""
@@ -71,6 +84,8 @@ class LeakStart:
         if self._options is not None:
             self._config.pluginmanager.unregister(self)
             self._start(self._options)
+            if not self._is_collecting:
+                self.rest()
 
     def _stop(self) -> None:
         _startup.forget(self._begin)
@@ -80,7 +95,7 @@ class LeakStart:
     def _start(self, options: LeakOptions) -> None:
         if options.strict:
             self._be_strict()
-        if options.mode == "off":
+        if options.mode == "off" or self._is_controller():  # whose workers run the tests
             self._stop()
             return
         from saferocks._leak_check import LeakCheck

@@ -74,6 +74,9 @@ class LeakSummary:
         others = [manager.get_plugin(name) for name in names]
         tell = manager.subset_hook_caller("pytest_runtest_logreport", [each for each in others if each is not None])
         tell(report=report)
+        for plugin in manager.get_plugins():
+            if type(plugin).__name__ == "LogXML":  # the JUnit report, which has been written by now
+                plugin.pytest_sessionfinish()
         terminal = manager.get_plugin("terminalreporter")
         if terminal is not None:
             terminal.stats.setdefault("error", []).append(report)

@@ -56,7 +56,9 @@ class Watch:
         self.on()
 
     def on(self) -> None:
-        """Own the handles that are opened from now on."""
+        """Own the handles that are opened from now on, if it does not already."""
+        if self._spans and self._spans[-1][1] == _FOREVER:
+            return
         global watches  # noqa: PLW0603 - replaced whole; see above
         self._spans += ((_registry.next_number(), _FOREVER),)
         with _writing:
@@ -118,9 +120,10 @@ def current() -> Watch | None:
 
 
 def _owner(number: int, thread: int) -> Watch | None:
-    if not watches:
+    present = watches
+    if not present:
         return None
-    since, owner = max(((watch.since(number, thread), watch) for watch in watches), key=_first)
+    since, owner = max(((watch.since(number, thread), watch) for watch in present), key=_first)
     return owner if since >= 0 else None
 
 

@@ -10,7 +10,7 @@ import or by a thread that is older than the test. Each is asked when it ends.
 from __future__ import annotations
 
 from inspect import unwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,13 +19,14 @@ from saferocks._allowances import GRACE, checked_grace
 from saferocks._leak_start import LeakOptions, LeakStart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from saferocks import Rdict
 
 _MODES = ("fail", "warn", "off")
 _UNSET = "unset"
+_USAGE_ERROR = "saferocks_usage_error"
 _START: pytest.StashKey[LeakStart] = pytest.StashKey()
 
 
@@ -57,6 +58,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     early_config.stash[_START] = LeakStart(early_config)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, and look for leaks from the first use of saferocks on."""
     config.addinivalue_line("markers", DESCRIPTION)
@@ -85,7 +87,7 @@ def _ini_grace(config: pytest.Config) -> float:
 def _ini_strict(config: pytest.Config) -> bool:
     try:
         strict = config.getini("saferocks_strict")
-    except ValueError as error:
+    except (TypeError, ValueError, pytest.UsageError) as error:  # which of them depends on pytest
         raise pytest.UsageError(f"saferocks_strict: {error}; allowed are true and false") from None
     if strict != _UNSET:
         return bool(strict)
@@ -95,12 +97,41 @@ def _ini_strict(config: pytest.Config) -> bool:
         return False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Own what the import of tests opens."""
+    session.config.stash[_START].collect()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Leave to plugins and conftests what they open as the run ends."""
+    try:
+        return (yield)
+    finally:
+        session.config.stash[_START].rest()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers; a bad one ends the run before it starts."""
-    for item in items:
-        allowed = allowed_kinds(item)
-        if allowed:
-            item.stash[ALLOWED] = allowed
+    try:
+        for item in items:
+            allowed = allowed_kinds(item)
+            if allowed:
+                item.stash[ALLOWED] = allowed
+    except pytest.UsageError as error:
+        if not hasattr(config, "workeroutput"):
+            raise
+        items.clear()  # a worker of xdist cannot end the run; its controller can
+        config.workeroutput[_USAGE_ERROR] = str(error)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """End the run for a bad marker that one of xdist's workers has met."""
+    error = (getattr(node, "workeroutput", None) or {}).get(_USAGE_ERROR)
+    if error is not None:
+        raise pytest.UsageError(error)
 
 
 @pytest.fixture
