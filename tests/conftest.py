@@ -134,7 +134,7 @@ class LeakRun:
 
     def __init__(self, result: pytest.RunResult) -> None:
         self.result = result
-        lines = [line for line in result.outlines if re.match(r"(ERROR|FAILED) ", line)]
+        lines = [line for line in result.outlines if re.match(r"(ERROR|FAILED) \S", line)]
         self.blamed = [line.split(" - ")[0].split(" ", 1)[1].rpartition("::")[2] for line in lines]
         heading = re.compile(r"^_+ ERROR at (?:setup|teardown) of (?:\w+\.)*(\S+) _+$", re.MULTILINE)
         _, *parts = heading.split("\n".join(result.outlines))

@@ -260,11 +260,21 @@ def test_nothing_is_looked_for_where_nothing_runs(suite: LeakSuite) -> None:
     assert suite.run("", "-W", "error").result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_a_leak_of_the_session_fails_a_run_that_collected_no_test(suite: LeakSuite) -> None:
-    """An import that leaks is told even if there is no test to run."""
-    run = suite.run("BATCH = saferocks.WriteBatch().__enter__()")
-    assert run.blamed == ["saferocks"]
-    assert run.result.ret == pytest.ExitCode.TESTS_FAILED
+@pytest.mark.parametrize(
+    ("source", "flags", "code"),
+    [
+        pytest.param("", (), pytest.ExitCode.NO_TESTS_COLLECTED, id="no tests"),
+        pytest.param("def test_it():\n    pass", ("--collect-only",), pytest.ExitCode.OK, id="only collected"),
+    ],
+)
+def test_the_session_of_a_run_that_runs_no_test_is_not_asked(
+    suite: LeakSuite, source: str, flags: tuple[str, ...], code: int
+) -> None:
+    """What an import leaves open is told of the session only if tests have run; else as of any program."""
+    run = suite.run_child(f"BATCH = saferocks.WriteBatch().__enter__()\n{source}", *flags)
+    assert run.result.ret == code
+    assert run.blamed == []
+    run.result.stderr.fnmatch_lines(["saferocks: 1 handle leaked:"])
 
 
 # --------------------------------------------------------------------------- --saferocks-leaks
