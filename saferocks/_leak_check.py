@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import unwrap
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, unwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +23,7 @@ from saferocks._watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from types import TracebackType
 
     from saferocks._leak_summary import LeakSummary
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _XUNIT = re.compile(r"_(?:xunit|unittest)_(setup_module|setup_class|setUpClass)_fixture_(.+)")
 _TEARDOWNS = {"setup_module": "teardown_module", "setup_class": "teardown_class", "setUpClass": "tearDownClass"}
 
+_RESUMABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _UNFINISHED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
 
 
@@ -38,12 +40,14 @@ class _Run:
     """One run of a test; reruns have others.
 
     Attributes:
+        name: The test's id.
         watch: Over what it opens.
         has_failed: Whether a phase of it has failed already.
         blames: What it has leaked.
         failures: What went wrong with releasing that.
     """
 
+    name: str
     watch: Watch
     has_failed: bool = False
     blames: list[Blame] = field(default_factory=list)
@@ -90,7 +94,7 @@ class LeakCheck:
     def begin_test(self, item: pytest.Item) -> None:
         """Own what a test opens."""
         self._has_run = not self._config.getoption("setupplan", False)
-        self._run = _Run(Watch("test", item.stash.get(ALLOWED, None), self._thread))
+        self._run = _Run(item.nodeid, Watch("test", item.stash.get(ALLOWED, None), self._thread))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -135,6 +139,9 @@ class LeakCheck:
         if self._run is not None:
             self._tell(item, self._run, raises=self._fails)
 
+    def _ask(self, run: _Run) -> None:
+        run.blames += self._reckon(run.watch, run.name, run.failures)
+
     def _drop_run(self) -> None:
         """End a run that nobody will ask any more; what it has leaked is the session's."""
         run, self._run = self._run, None
@@ -148,7 +155,7 @@ class LeakCheck:
         Raises:
             pytest.fail.Exception: Of the test, unless it has failed before; of wide fixtures in any case.
         """
-        run.blames += self._reckon(run.watch, item.nodeid, run.failures)
+        self._ask(run)
         self._drop_run()
         of_fixtures, self._of_fixtures = self._of_fixtures, []
         self._carried = run.blames + of_fixtures
@@ -189,8 +196,11 @@ class LeakCheck:
         watch.off()
         fixturedef.addfinalizer(partial(self._enter_teardown, watch))
 
-    @staticmethod
-    def _enter_teardown(watch: Watch) -> None:
+    def _enter_teardown(self, watch: Watch) -> None:
+        if self._run is not None and self._run.watch.speaks:
+            # The test in whose teardown this comes is asked first: its own fixtures are torn down by
+            # now, and a database that is about to close would tell of its handles in other words.
+            self._ask(self._run)
         watch.speaks = True
         watch.on()
 
@@ -252,9 +262,9 @@ def _name_of(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest)
 
 
 def _let_go_of_tracebacks(config: pytest.Config) -> None:
-    """Clear the variables of frames that are over and live on only in what pytest keeps of exceptions.
+    """Clear the variables of calls that are over and live on only in what pytest keeps of exceptions.
 
-    A scan that a generator in such a frame holds would otherwise look as if it had been leaked.
+    A scan that a generator in such a variable holds would otherwise look as if it had been leaked.
     """
     plugin = config.pluginmanager.get_plugin("logging-plugin")
     records = getattr(getattr(plugin, "caplog_handler", None), "records", ())
@@ -264,5 +274,15 @@ def _let_go_of_tracebacks(config: pytest.Config) -> None:
         error = kept.pop()
         if error is not None and id(error) not in seen:
             seen.add(id(error))
-            traceback.clear_frames(error.__traceback__)
-            kept += (error.__cause__, error.__context__)
+            _clear_calls(error.__traceback__)
+            kept += (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+
+
+def _clear_calls(traceback: TracebackType | None) -> None:
+    while traceback is not None:
+        frame = traceback.tb_frame
+        # Those of generators and coroutines may go on: to clear them would close them.
+        if not frame.f_code.co_flags & _RESUMABLE:
+            with suppress(RuntimeError):  # it is running
+                frame.clear()
+        traceback = traceback.tb_next
