@@ -389,24 +389,28 @@ def test_a_thread_may_let_go_within_the_grace(suite: LeakSuite) -> None:
     """A handle that a thread releases while the check waits for it has not leaked."""
     suite.configure("saferocks_leak_grace = 60")
     run = suite.run("""
-        @pytest.fixture
-        def checked():
-            checked = threading.Event()
-            def note(phase, info):
-                checked.set()
-            yield checked
-            gc.callbacks.append(note)  # the check collects when it has found something open, and then waits
-            HELD.append(note)
-        def test_it(session_db, checked):
+        import time
+        from saferocks import _reckoning
+
+        WAITED_FOR = threading.Event()
+        class Clock:
+            monotonic = time.monotonic
+            def sleep(seconds):
+                WAITED_FOR.set()
+                time.sleep(seconds)
+
+        def test_it(session_db):
             begun = threading.Event()
             def scan():
                 with session_db.items() as items:
                     begun.set()
-                    checked.wait()
+                    WAITED_FOR.wait(30)
             threading.Thread(target=scan).start()
             begun.wait()
+            _reckoning.time = Clock
         def test_next():
-            gc.callbacks.remove(HELD[0])
+            _reckoning.time = time
+            assert WAITED_FOR.is_set()
     """)
     run.result.assert_outcomes(passed=2)
 
