@@ -474,6 +474,13 @@ FIRST_USES = {
         "test_it",
         "fixture 'wide' (module scope, test_it.py:3) leaked",
     ),
+    "the teardown of a module's fixture": (
+        "@pytest.fixture(scope='module', autouse=True)\ndef wide(tmp_path_factory):\n"
+        "    tmp_path = tmp_path_factory.mktemp('own')\n    yield\n    FIRST_USE\n"
+        "def test_first():\n    pass\ndef test_it():\n    pass",
+        "test_it",
+        "fixture 'wide' (module scope, test_it.py:3) leaked",
+    ),
     "a test module's import": (
         "import pathlib, tempfile\ntmp_path = pathlib.Path(tempfile.mkdtemp())\nFIRST_USE\ndef test_it():\n    pass\n"
         "def test_next():\n    pass",

@@ -126,6 +126,18 @@ def test_xdist_stops_at_the_first_leak(suite: LeakSuite) -> None:
     again.result.assert_outcomes(passed=1, errors=1)
 
 
+def test_a_bad_marker_ends_a_run_under_xdist(suite: LeakSuite) -> None:
+    """A marker with an unknown kind, which workers find, ends the whole run before its first test."""
+    suite.configure("", "xdist")
+    run = suite.run_child(
+        "@pytest.mark.allow_leaks('iterators')\ndef test_marked():\n    pass\ndef test_next():\n    pass", "-n", "2"
+    )
+    assert run.result.ret != pytest.ExitCode.OK
+    assert "passed" not in run.result.parseoutcomes()
+    text = str(run.result.stdout) + str(run.result.stderr)
+    assert "test_it.py::test_marked: allow_leaks: unknown kind of handle 'iterators'; there are 'iterator'" in text
+
+
 # --------------------------------------------------------------------------- reruns
 
 

@@ -254,9 +254,33 @@ def test_an_interrupted_test_is_not_blamed(suite: LeakSuite, interruption: str, 
     assert run.blamed == []
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--setup-show",),
+        ("--capture=no",),
+        ("--tb=no",),
+        ("--durations=3", "-vv"),
+        ("-q", "-q"),
+        ("-p", "no:logging"),
+        ("-p", "no:cacheprovider"),
+        ("-p", "no:unraisableexception"),
+        ("-p", "no:threadexception"),
+        ("-p", "no:stepwise", "-p", "no:junitxml", "-p", "no:doctest", "-p", "no:unittest"),
+    ],
+    ids=" ".join,
+)
+def test_a_leak_is_one_error_with_other_flags_too(suite: LeakSuite, flags: tuple[str, ...]) -> None:
+    """A leak is an error of its test however pytest captures and shows, and without plugins of its own."""
+    run = suite.run(LEAKS, *flags, "-W", "error", "-rE")
+    assert run.blamed == ["test_leaks"]
+    assert run.result.ret == pytest.ExitCode.TESTS_FAILED
+
+
 def test_nothing_is_looked_for_where_nothing_runs(suite: LeakSuite) -> None:
     """A run that only collects ends as ever, and so does one that collects nothing."""
     assert suite.run(LEAKS, "--collect-only").result.ret == pytest.ExitCode.OK
+    assert suite.run(LEAKS, "--setup-plan").result.ret == pytest.ExitCode.OK
     assert suite.run("", "-W", "error").result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
