@@ -22,7 +22,7 @@ from saferocks._leak_summary import CARRIED, SECTION
 from saferocks._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
     from types import TracebackType
 
     from saferocks._leak_summary import LeakSummary
@@ -40,18 +40,29 @@ class _Run:
     """One run of a test; reruns have others.
 
     Attributes:
-        name: The test's id.
+        item: The test.
         watch: Over what it opens.
         has_failed: Whether a phase of it has failed already.
         blames: What it has leaked.
         failures: What went wrong with releasing that.
+        errors: What its phases have ended with.
     """
 
-    name: str
+    item: pytest.Item
     watch: Watch
     has_failed: bool = False
     blames: list[Blame] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def forget_errors(self) -> None:
+        """Let go of the frames of calls that are over; reports have been made of them.
+
+        A scan that a generator in such a frame holds would look as if it had been leaked.
+        """
+        sys.__dict__.pop("last_traceback", None)
+        _drop_tracebacks(self.errors)
+        self.errors.clear()
 
 
 class LeakCheck:
@@ -94,7 +105,7 @@ class LeakCheck:
     def begin_test(self, item: pytest.Item) -> None:
         """Own what a test opens."""
         self._has_run = not self._config.getoption("setupplan", False)
-        self._run = _Run(item.nodeid, Watch("test", item.stash.get(ALLOWED, None), self._thread))
+        self._run = _Run(item, Watch("test", item.stash.get(ALLOWED, None), self._thread))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -105,6 +116,8 @@ class LeakCheck:
             return (yield)
         bad_marker = _read_markers(item, run)
         run.watch.speaks = True
+        if _registry.records:
+            run.forget_errors()
         try:
             result = yield
         except (KeyboardInterrupt, pytest.exit.Exception):
@@ -123,8 +136,9 @@ class LeakCheck:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Remember failures, and see to it that a leak is told with its test, expected failures included."""
         report = yield
-        if report.failed and self._run is not None:
-            self._run.has_failed = True
+        if self._run is not None and call.excinfo is not None:
+            self._run.has_failed |= report.failed
+            self._run.errors.append(call.excinfo.value)
         if call.when == "teardown" and self._carried:
             setattr(report, CARRIED, [blame.as_dict() for blame in self._carried])
             self._carried = []
@@ -140,7 +154,11 @@ class LeakCheck:
             self._tell(item, self._run, raises=self._fails)
 
     def _ask(self, run: _Run) -> None:
-        run.blames += self._reckon(run.watch, run.name, run.failures)
+        """Find what a test has leaked, once its own fixtures are torn down."""
+        if run.watch.may_own() and _registry.records:
+            run.forget_errors()
+            vars(run.item).get("funcargs", {}).clear()  # as pytest does after the teardown
+        run.blames += self._reckon(run.watch, run.item.nodeid, run.failures)
 
     def _drop_run(self) -> None:
         """End a run that nobody will ask any more; what it has leaked is the session's."""
@@ -206,6 +224,7 @@ class LeakCheck:
 
     def _check_fixture(self, watch: Watch, fixturedef: pytest.FixtureDef[Any], name: str) -> None:
         self._in_setup.pop(fixturedef, None)  # of one that has begun in its teardown
+        fixturedef.cached_result = None  # as pytest does next; it may be an error, whose frames hold handles
         self._of_fixtures += self._reckon(watch, name, self._failures)
         watch.end()
 
@@ -213,7 +232,7 @@ class LeakCheck:
         if not watch.leaks and not (_registry.records and watch.may_own()):
             return []
         if _reckoning.left_open(watch):
-            _let_go_of_tracebacks(self._config)
+            _drop_logged_tracebacks(self._config)
         found = _reckoning.reckon(watch, self._grace)
         failures += found.failures
         return [Blame(who, leak) for leak in found.leaks]
@@ -261,28 +280,37 @@ def _name_of(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest)
     return f"fixture {fixturedef.argname + parameter!r} ({fixturedef.scope} scope{place})"
 
 
-def _let_go_of_tracebacks(config: pytest.Config) -> None:
-    """Clear the variables of calls that are over and live on only in what pytest keeps of exceptions.
+def _drop_tracebacks(errors: Iterable[BaseException | None]) -> None:
+    """Let go of the frames that errors hold, those of their causes and contexts included.
 
-    A scan that a generator in such a variable holds would otherwise look as if it had been leaked.
+    Of the variables in them, too: another plugin may hold the traceback.
     """
-    plugin = config.pluginmanager.get_plugin("logging-plugin")
-    records = getattr(getattr(plugin, "caplog_handler", None), "records", ())
-    kept = [sys.__dict__.get("last_value"), *(record.exc_info[1] for record in records if record.exc_info)]
+    kept = list(errors)
     seen: set[int] = set()
     while kept:
         error = kept.pop()
         if error is not None and id(error) not in seen:
             seen.add(id(error))
             _clear_calls(error.__traceback__)
+            error.__traceback__ = None
             kept += (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+
+
+def _drop_logged_tracebacks(config: pytest.Config) -> None:
+    """Let go of the frames that errors hold which were logged, and which pytest keeps for its reports."""
+    plugin = config.pluginmanager.get_plugin("logging-plugin")
+    for record in getattr(getattr(plugin, "caplog_handler", None), "records", ()):
+        if record.exc_info:
+            _drop_tracebacks((record.exc_info[1],))
+            record.exc_info = (*record.exc_info[:2], None)
 
 
 def _clear_calls(traceback: TracebackType | None) -> None:
     while traceback is not None:
         frame = traceback.tb_frame
-        # Those of generators and coroutines may go on: to clear them would close them.
+        # Those of generators and coroutines may yet go on: to clear them would close them.
         if not frame.f_code.co_flags & _RESUMABLE:
             with suppress(RuntimeError):  # it is running
                 frame.clear()
+                frame.f_locals  # up to Python 3.12 a copy, renewed by looking at it
         traceback = traceback.tb_next

@@ -300,7 +300,7 @@ def test_what_is_exempt_is_pruned_in_long_runs(db: saferocks.Rdict) -> None:
 # --------------------------------------------------------------------------- many threads
 
 
-#: Runs `work(number)` in four threads at once, which take turns as often as they can, also in a collection.
+#: Runs `work(number)` in four threads at once, which take turns as often as they can, and collect as often as they can.
 TOGETHER = """
 import faulthandler, gc, sys, threading
 import saferocks
@@ -308,9 +308,10 @@ from saferocks import _registry, _watch
 from saferocks._watch import Watch, exempt_for_good, whose
 from saferocks.testing import assert_no_leaks
 
-faulthandler.dump_traceback_later(30, exit=True)
-gc.callbacks.append(lambda phase, info: [None for _ in range(100)])
-gc.set_threshold(200)
+faulthandler.dump_traceback_later(20, exit=True)
+gc.callbacks.append(lambda phase, info: [None for _ in range(1000)])  # time for others to get their turn
+gc.freeze()  # what there is already is left out, which makes collections fast
+gc.set_threshold(1, 1000, 1000)
 
 def together(work):
     barrier = threading.Barrier(4)
