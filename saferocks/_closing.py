@@ -7,7 +7,6 @@ released, youngest first, and last the database itself. From then on the path ca
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -99,7 +98,7 @@ def _is_being_opened(child: HandleRecord) -> bool:
     """Tell whether an opening is under way; one of this thread, or of one that is gone, was interrupted."""
     if child.native is not None or child.reason is not None or child.thread == threading.get_ident():
         return False
-    return child.thread in sys._current_frames()  # knows threads that `threading` did not start, too
+    return child.thread in _registry.running_threads()
 
 
 def _release_all(record: FamilyRecord, deadline: float) -> None:

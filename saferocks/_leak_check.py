@@ -212,6 +212,10 @@ class LeakCheck:
         """Leave what is opened from now on to others, until the fixture is torn down."""
         watch = self._in_setup.pop(fixturedef)
         watch.off()
+        for other in self._in_setup.values():
+            other.disown(watch)
+        if self._run is not None:  # in whose setup this was; a server that the fixture has started is not its
+            self._run.watch.disown(watch)
         fixturedef.addfinalizer(partial(self._enter_teardown, watch))
 
     def _enter_teardown(self, watch: Watch) -> None:

@@ -63,8 +63,10 @@ def _is_pardoned(watch: Watch, record: HandleRecord) -> bool:
 
 def collect_escaped(watch: Watch) -> tuple[Leak, ...]:
     """Return what has escaped of a watch's handles so far, and forget it."""
-    tallies = list(watch.leaks.values())
-    watch.leaks.clear()
+    tallies = []
+    while watch.leaks:  # finalizers add to it, nobody else takes out
+        tallies.append(watch.leaks.popitem()[1])
+    tallies.reverse()
     _guard.forget(tallies)
     events.drain()
     return tuple(found.as_leak() for found in tallies if found.kind not in watch.allowed and found.policy != "ignore")

@@ -8,10 +8,11 @@ functions below. Every figure that anybody reports is derived from one `snapshot
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from enum import Enum
-from threading import get_ident
+from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,28 @@ def _frames(frame: FrameType | None) -> tuple[Site, ...]:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
+
+
+_listing = RLock()
+
+
+def running_threads() -> frozenset[int]:
+    """Return the identifiers of all threads that run Python, also of those that `threading` does not list.
+
+    Up to Python 3.11 `sys._current_frames` holds the interpreter's lock on its list of threads
+    while it makes room for the answer. That may start a collection, whose finalizers may let
+    another thread run, and one that starts or ends then waits for that lock for ever.
+    """
+    if sys.version_info >= (3, 12):
+        return frozenset(sys._current_frames())
+    with _listing:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return frozenset(sys._current_frames())
+        finally:
+            if collects:
+                gc.enable()
 
 
 def snapshot() -> list[Record]:

@@ -51,7 +51,7 @@ class Watch:
         self.leaks: dict[int, Any] = {}
         self.speaks = False
         self.thread = threading.get_ident() if thread is None else thread
-        self._older = {ident: _active.get(ident) for ident in sys._current_frames()}
+        self._older = {ident: _active.get(ident) for ident in _registry.running_threads()}
         self._spans: tuple[tuple[int, int], ...] = ()
         self.on()
 
@@ -80,7 +80,15 @@ class Watch:
 
     def has_threads(self) -> bool:
         """Tell whether threads are running that are younger than the watch."""
-        return any(ident != self.thread and not self._is_older(ident) for ident in sys._current_frames())
+        return bool(self._younger())
+
+    def disown(self, other: Watch) -> None:
+        """Leave to others what threads open that have been started under another watch and are still running."""
+        self._older |= {ident: _active.get(ident) for ident in other._younger()}
+
+    def _younger(self) -> list[int]:
+        threads = _registry.running_threads()
+        return [ident for ident in threads if ident != self.thread and not self._is_older(ident)]
 
     def _is_older(self, thread: int) -> bool:
         """Tell whether an identifier is that of a thread which is older than the watch.
