@@ -335,6 +335,26 @@ def test_a_leaked_batch_says_what_was_lost(place: Place) -> None:
     assert b"k" not in place.db
 
 
+@pytest.mark.about_leaks
+@pytest.mark.parametrize("name", ["raise", "warn"])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_told_again_where_nobody_else_watches(
+    place: Place, policy: Callable[[str], None], name: str, way: str
+) -> None:
+    """In a program without other watches, too, neither check() nor the database's close tells what a block has told."""
+    policy(name)
+    kinds = [KINDS[each] for each in ("scan", "batch", "free batch", "database")]
+    for kind in kinds:
+        with pytest.raises(saferocks.LeakedHandlesError):
+            with assert_no_leaks():
+                WAYS[way][0](kind, place)
+        saferocks.check()
+    place.kept.clear()
+    place.db.close()  # warnings are errors
+    saferocks.check()
+    assert saferocks.open_handles() == ()
+
+
 # --------------------------------------------------------------------------- what does not leak
 
 
