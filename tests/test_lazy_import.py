@@ -306,7 +306,7 @@ def second():
 def never():
     print("never")
 
-for callback in (first, never, second, first):
+for callback in (first, first, never, second):
     _startup.when_used(callback)
 _startup.forget(never)
 _startup.forget(never)  # no matter
@@ -326,9 +326,9 @@ def test_callbacks_at_the_first_use(run_python: Run) -> None:
     assert lines_of(run_python, WAITING) == [
         "not yet",
         "first 0 1",
+        "first 0 2",
         "second",
         "at once",
-        "first 0 2",
         "opened",
         "late",
     ]

@@ -252,6 +252,17 @@ def test_a_watch_off_may_own_nothing(opened: Callable[[], Record]) -> None:
     watch.end()
 
 
+@pytest.mark.usefixtures("alone")
+def test_a_watch_may_own_a_single_handle(opened: Callable[[], Record]) -> None:
+    """One handle is enough for a watch to be asked, whether it is on yet or off."""
+    watch = Watch("block")
+    record = opened()
+    watch.off()
+    assert watch.may_own()
+    assert whose(record) is watch
+    watch.end()
+
+
 # --------------------------------------------------------------------------- what is exempt
 
 
