@@ -77,7 +77,10 @@ def left_open(watch: Watch) -> list[HandleRecord]:
     return [
         record  # type: ignore[misc]  # every record that is opened is a HandleRecord
         for record in _registry.snapshot()
-        if record.kind != "column_family" and record.id not in _watch.exempt and _watch.whose(record) is watch
+        if watch.since(record.id, record.thread) >= 0  # which rules out most, and at little cost
+        and record.kind != "column_family"
+        and record.id not in _watch.exempt
+        and _watch.whose(record) is watch
     ]
 
 
