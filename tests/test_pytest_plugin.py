@@ -27,6 +27,15 @@ def test_unscoped(db):
         list(db.items())
 """
 
+INTERRUPTIONS = pytest.mark.parametrize(
+    ("interruption", "code"),
+    [
+        ("raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED),
+        ("pytest.exit('enough')", pytest.ExitCode.INTERRUPTED),
+        ("pytest.exit('enough', returncode=7)", 7),
+    ],
+)
+
 # --------------------------------------------------------------------------- the error
 
 
@@ -232,14 +241,27 @@ def test_a_run_without_a_terminal_fails_too(suite: LeakSuite) -> None:
     assert str(run.result.stderr) == ""
 
 
-@pytest.mark.parametrize(
-    ("interruption", "code"),
-    [
-        ("raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED),
-        ("pytest.exit('enough')", pytest.ExitCode.INTERRUPTED),
-        ("pytest.exit('enough', returncode=7)", 7),
-    ],
-)
+@INTERRUPTIONS
+def test_a_test_that_is_interrupted_in_its_teardown_is_not_blamed(
+    suite: LeakSuite, interruption: str, code: int
+) -> None:
+    """A run that is interrupted as a fixture is torn down ends with its usual exit code and without a word of leaks."""
+    source = f"""
+        @pytest.fixture
+        def own(session_db):
+            with session_db.items() as items:
+                yield
+                {interruption}
+        def test_it(own, session_db):
+            HELD.append(session_db.snapshot().__enter__())
+    """
+    run = suite.run_child(source)
+    assert run.result.ret == code
+    run.result.stdout.no_fnmatch_line("*leaked*handle*")
+    assert run.blamed == []
+
+
+@INTERRUPTIONS
 def test_an_interrupted_test_is_not_blamed(suite: LeakSuite, interruption: str, code: int) -> None:
     """A run that is interrupted within a test's `with` ends with its usual exit code and without a word of leaks."""
     source = f"""
@@ -374,10 +396,11 @@ def test_without_the_plugin_its_names_are_unknown(suite: LeakSuite) -> None:
         ("saferocks_leaks = loud", (), "ERROR: saferocks_leaks is 'loud'; allowed are 'fail', 'warn', 'off'"),
         ("saferocks_leaks =", (), "ERROR: saferocks_leaks is ''; allowed are 'fail', 'warn', 'off'"),
         ("saferocks_strict = perhaps", (), "ERROR: saferocks_strict: *perhaps*; allowed are true and false"),
-        ("saferocks_leak_grace = soon", (), "ERROR: saferocks_leak_grace is 'soon'; give seconds, 0 or more"),
-        ("saferocks_leak_grace = -1", (), "ERROR: saferocks_leak_grace is '-1'; give seconds, 0 or more"),
-        ("saferocks_leak_grace = inf", (), "ERROR: saferocks_leak_grace is 'inf'; give seconds, 0 or more"),
-        ("saferocks_leak_grace = nan", (), "ERROR: saferocks_leak_grace is 'nan'; give seconds, 0 or more"),
+        ("saferocks_leak_grace = soon", (), "ERROR: saferocks_leak_grace is 'soon'; give seconds, 0 to 3600"),
+        ("saferocks_leak_grace = -1", (), "ERROR: saferocks_leak_grace is '-1'; give seconds, 0 to 3600"),
+        ("saferocks_leak_grace = inf", (), "ERROR: saferocks_leak_grace is 'inf'; give seconds, 0 to 3600"),
+        ("saferocks_leak_grace = 3601", (), "ERROR: saferocks_leak_grace is '3601'; give seconds, 0 to 3600"),
+        ("saferocks_leak_grace = nan", (), "ERROR: saferocks_leak_grace is 'nan'; give seconds, 0 to 3600"),
     ],
 )
 def test_an_unknown_value_is_a_usage_error(suite: LeakSuite, ini: str, flags: tuple[str, ...], message: str) -> None:

@@ -322,6 +322,19 @@ def test_an_allowed_leak_is_never_told_afterwards(suite: LeakSuite, fixture: str
     assert str(run.result.stderr) == ""
 
 
+def test_what_a_marker_allows_may_outlive_its_database_within_the_test(suite: LeakSuite) -> None:
+    """In a strict run the close of a database, in the test itself, does not raise what the marker allows."""
+    source = """
+        @pytest.mark.allow_leaks("iterator")
+        def test_it(tmp_path):
+            with saferocks.open(tmp_path / "own") as db:
+                HELD.append(db.items().__enter__())
+    """
+    run = suite.run(source, "-W", "error", "-o", "saferocks_strict=true")
+    run.result.assert_outcomes(passed=1)
+    assert run.blamed == []
+
+
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
