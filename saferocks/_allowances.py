@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 KINDS = ("iterator", "snapshot", "write_batch", "checkpoint", "sst_writer", "database")
 #: Seconds for which threads may still let go of their handles.
 GRACE = 0.5
+_LONGEST = 3600
 
 
 def checked_kinds(kinds: Iterable[str]) -> frozenset[str]:
@@ -31,8 +31,8 @@ def checked_grace(grace: Any) -> float:
     """Return a time to wait, in seconds.
 
     Raises:
-        ValueError: If it is negative or not finite.
+        ValueError: If it is negative, longer than an hour, or not a number.
     """
-    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not math.isfinite(grace) or grace < 0:
-        raise ValueError(f"grace is {grace!r}; give seconds, 0 or more")
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)) or not 0 <= grace <= _LONGEST:
+        raise ValueError(f"grace is {grace!r}; give seconds, 0 to {_LONGEST}")
     return float(grace)

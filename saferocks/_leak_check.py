@@ -121,6 +121,7 @@ class LeakCheck:
         try:
             result = yield
         except (KeyboardInterrupt, pytest.exit.Exception):
+            self._drop_run()  # it has not come to releasing what is open
             raise
         except BaseException:
             self._tell(item, run, raises=False)  # one error a phase, and this one came first
@@ -136,9 +137,10 @@ class LeakCheck:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Remember failures, and see to it that a leak is told with its test, expected failures included."""
         report = yield
-        if self._run is not None and call.excinfo is not None:
-            self._run.has_failed |= report.failed
-            self._run.errors.append(call.excinfo.value)
+        if self._run is not None:
+            self._run.has_failed |= report.failed  # without an error, too, as a strict xfail that passes
+            if call.excinfo is not None:
+                self._run.errors.append(call.excinfo.value)
         if call.when == "teardown" and self._carried:
             setattr(report, CARRIED, [blame.as_dict() for blame in self._carried])
             self._carried = []
@@ -157,7 +159,7 @@ class LeakCheck:
         """Find what a test has leaked, once its own fixtures are torn down."""
         if run.watch.may_own() and _registry.records:
             run.forget_errors()
-            vars(run.item).get("funcargs", {}).clear()  # as pytest does after the teardown
+            (getattr(run.item, "funcargs", None) or {}).clear()  # as pytest does after the teardown
         run.blames += self._reckon(run.watch, run.item.nodeid, run.failures)
 
     def _drop_run(self) -> None:

@@ -1,6 +1,6 @@
 """The part of the pytest plugin that starts the check, at the first use of saferocks and not before.
 
-A run that has nothing to do with saferocks then pays for one attribute a test.
+A run that has nothing to do with saferocks then pays for a few assignments a test.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _ini_grace(config: pytest.Config) -> float:
     try:
         return checked_grace(float(text))
     except ValueError:
-        raise pytest.UsageError(f"saferocks_leak_grace is {text!r}; give seconds, 0 or more") from None
+        raise pytest.UsageError(f"saferocks_leak_grace is {text!r}; give seconds, 0 to 3600") from None
 
 
 def _ini_strict(config: pytest.Config) -> bool:

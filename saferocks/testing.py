@@ -48,7 +48,7 @@ class assert_no_leaks:  # noqa: N801 - used as a function is
 
     Raises:
         LeakedHandlesError: At the end, if anything has. If the body raises, that error goes on, with a note.
-        ValueError: If `allow` names an unknown kind, or `grace` is negative or not finite.
+        ValueError: If `allow` names an unknown kind, or `grace` is negative, not finite or over an hour.
 
     Example:
         >>> import unittest, saferocks.testing

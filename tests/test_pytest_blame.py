@@ -522,3 +522,24 @@ def test_the_end_of_the_interpreter_says_nothing_more(suite: LeakSuite) -> None:
     run.result.assert_outcomes(passed=16, errors=8)
     assert sorted(run.blamed) == sorted(f"test_{name}" for name in ROUTES)
     assert str(run.result.stderr) == ""
+
+
+@pytest.mark.parametrize("flags", [(), ("-o", "saferocks_strict=true")], ids=["default", "strict"])
+def test_a_strict_xfail_that_passes_and_leaks_has_one_failure(
+    pytester: pytest.Pytester, flags: tuple[str, ...]
+) -> None:
+    """A test that has failed without an error, since it was expected to fail, is told to leak in a section."""
+    pytester.makepyfile(
+        test_it="""
+        import pytest, saferocks
+
+        HELD = []
+
+        @pytest.mark.xfail(strict=True)
+        def test_it(tmp_path):
+            HELD.append(saferocks.open(tmp_path / "db").__enter__())
+        """
+    )
+    run = pytester.runpytest_inprocess(*flags)
+    run.assert_outcomes(failed=1)
+    run.stdout.fnmatch_lines(["*[[]XPASS(strict)[]]*", "*Captured saferocks leaks teardown*", "*database opened at *"])
