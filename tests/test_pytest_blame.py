@@ -540,6 +540,6 @@ def test_a_strict_xfail_that_passes_and_leaks_has_one_failure(
             HELD.append(saferocks.open(tmp_path / "db").__enter__())
         """
     )
-    run = pytester.runpytest_inprocess(*flags)
+    run = pytester.runpytest_inprocess("-p", "no:asyncio", *flags)
     run.assert_outcomes(failed=1)
     run.stdout.fnmatch_lines(["*[[]XPASS(strict)[]]*", "*Captured saferocks leaks teardown*", "*database opened at *"])
