@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, unwrap
+from inspect import unwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,11 +18,11 @@ from saferocks import _reckoning, _registry
 from saferocks._allow_leaks import ALLOWED, allowed_kinds
 from saferocks._leak_report import Blame, shortened, text_for, texts
 from saferocks._leak_summary import CARRIED, SECTION
+from saferocks._tracebacks import drop_logged_tracebacks, drop_tracebacks
 from saferocks._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from types import TracebackType
+    from collections.abc import Generator
 
     from saferocks._leak_summary import LeakSummary
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 _XUNIT = re.compile(r"_(?:xunit|unittest)_(setup_module|setup_class|setUpClass)_fixture_(.+)")
 _TEARDOWNS = {"setup_module": "teardown_module", "setup_class": "teardown_class", "setUpClass": "tearDownClass"}
 
-_RESUMABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 _UNFINISHED = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
 
 
@@ -61,7 +59,7 @@ class _Run:
         A scan that a generator in such a frame holds would look as if it had been leaked.
         """
         sys.__dict__.pop("last_traceback", None)
-        _drop_tracebacks(self.errors)
+        drop_tracebacks(self.errors)
         self.errors.clear()
 
 
@@ -238,7 +236,7 @@ class LeakCheck:
         if not watch.leaks and not (_registry.records and watch.may_own()):
             return []
         if _reckoning.left_open(watch):
-            _drop_logged_tracebacks(self._config)
+            drop_logged_tracebacks(self._config)
         found = _reckoning.reckon(watch, self._grace)
         failures += found.failures
         return [Blame(who, leak) for leak in found.leaks]
@@ -284,39 +282,3 @@ def _name_of(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest)
     code = getattr(unwrap(fixturedef.func), "__code__", None)
     place = f", {shortened(code.co_filename)}:{code.co_firstlineno}" if code is not None else ""
     return f"fixture {fixturedef.argname + parameter!r} ({fixturedef.scope} scope{place})"
-
-
-def _drop_tracebacks(errors: Iterable[BaseException | None]) -> None:
-    """Let go of the frames that errors hold, those of their causes and contexts included.
-
-    Of the variables in them, too: another plugin may hold the traceback.
-    """
-    kept = list(errors)
-    seen: set[int] = set()
-    while kept:
-        error = kept.pop()
-        if error is not None and id(error) not in seen:
-            seen.add(id(error))
-            _clear_calls(error.__traceback__)
-            error.__traceback__ = None
-            kept += (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
-
-
-def _drop_logged_tracebacks(config: pytest.Config) -> None:
-    """Let go of the frames that errors hold which were logged, and which pytest keeps for its reports."""
-    plugin = config.pluginmanager.get_plugin("logging-plugin")
-    for record in getattr(getattr(plugin, "caplog_handler", None), "records", ()):
-        if record.exc_info:
-            _drop_tracebacks((record.exc_info[1],))
-            record.exc_info = (*record.exc_info[:2], None)
-
-
-def _clear_calls(traceback: TracebackType | None) -> None:
-    while traceback is not None:
-        frame = traceback.tb_frame
-        # Those of generators and coroutines may yet go on: to clear them would close them.
-        if not frame.f_code.co_flags & _RESUMABLE:
-            with suppress(RuntimeError):  # it is running
-                frame.clear()
-                frame.f_locals  # up to Python 3.12 a copy, renewed by looking at it
-        traceback = traceback.tb_next

@@ -120,10 +120,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if allowed:
                 item.stash[ALLOWED] = allowed
     except pytest.UsageError as error:
-        if not hasattr(config, "workeroutput"):
+        output = getattr(config, "workeroutput", None)
+        if output is None:
             raise
         items.clear()  # a worker of xdist cannot end the run; its controller can
-        config.workeroutput[_USAGE_ERROR] = str(error)
+        output[_USAGE_ERROR] = str(error)
 
 
 @pytest.hookimpl(optionalhook=True)

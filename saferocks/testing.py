@@ -96,15 +96,16 @@ class assert_no_leaks:  # noqa: N801 - used as a function is
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def watched(*args: Any, **kwargs: Any) -> Any:
+            async def watched_coroutine(*args: Any, **kwargs: Any) -> Any:
                 with assert_no_leaks(allow=self._allow, grace=self._grace):
                     return await function(*args, **kwargs)
-        else:
 
-            @functools.wraps(function)
-            def watched(*args: Any, **kwargs: Any) -> Any:
-                with assert_no_leaks(allow=self._allow, grace=self._grace):
-                    return function(*args, **kwargs)
+            return watched_coroutine  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with assert_no_leaks(allow=self._allow, grace=self._grace):
+                return function(*args, **kwargs)
 
         return watched  # type: ignore[return-value]
 

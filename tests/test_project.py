@@ -37,7 +37,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_api",),
     ("__init__",),
     ("testing", "metrics", "debug"),
-    ("_leak_report", "_allow_leaks"),
+    ("_leak_report", "_allow_leaks", "_tracebacks"),
     ("_leak_summary",),
     ("_leak_check",),
     ("_leak_start",),

@@ -1,0 +1,54 @@
+"""Letting go of what errors hold that are over and told: their frames, and the variables in them.
+
+A scan that a suspended generator in such a variable holds would look as if it had been leaked.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    import pytest
+
+_RESUMABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
+
+
+def drop_tracebacks(errors: Iterable[BaseException | None]) -> None:
+    """Let go of the frames that errors hold, those of their causes and contexts included.
+
+    Of the variables in them, too: another plugin may hold the traceback.
+    """
+    kept = list(errors)
+    seen: set[int] = set()
+    while kept:
+        error = kept.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            _clear_calls(error.__traceback__)
+            error.__traceback__ = None
+            kept += (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+
+
+def drop_logged_tracebacks(config: pytest.Config) -> None:
+    """Let go of the frames that errors hold which were logged, and which pytest keeps for its reports."""
+    plugin = config.pluginmanager.get_plugin("logging-plugin")
+    for record in getattr(getattr(plugin, "caplog_handler", None), "records", ()):
+        if record.exc_info:
+            drop_tracebacks((record.exc_info[1],))
+            record.exc_info = (*record.exc_info[:2], None)
+
+
+def _clear_calls(traceback: TracebackType | None) -> None:
+    while traceback is not None:
+        frame = traceback.tb_frame
+        # Those of generators and coroutines may yet go on: to clear them would close them.
+        if not frame.f_code.co_flags & _RESUMABLE:
+            with suppress(RuntimeError):  # it is running
+                frame.clear()
+                frame.f_locals  # up to Python 3.12 a copy, renewed by looking at it
+        traceback = traceback.tb_next
