@@ -157,6 +157,7 @@ class LeakCheck:
         """Find what a test has leaked, once its own fixtures are torn down."""
         if run.watch.may_own() and _registry.records:
             run.forget_errors()
+            drop_logged_tracebacks(run.item)
             (getattr(run.item, "funcargs", None) or {}).clear()  # as pytest does after the teardown
         run.blames += self._reckon(run.watch, run.item.nodeid, run.failures)
 
@@ -235,8 +236,6 @@ class LeakCheck:
     def _reckon(self, watch: Watch, who: str, failures: list[str]) -> list[Blame]:
         if not watch.leaks and not (_registry.records and watch.may_own()):
             return []
-        if _reckoning.left_open(watch):
-            drop_logged_tracebacks(self._config)
         found = _reckoning.reckon(watch, self._grace)
         failures += found.failures
         return [Blame(who, leak) for leak in found.leaks]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ def drop_tracebacks(errors: Iterable[BaseException | None]) -> None:
             kept += (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
 
 
-def drop_logged_tracebacks(config: pytest.Config) -> None:
-    """Let go of the frames that errors hold which were logged, and which pytest keeps for its reports."""
-    plugin = config.pluginmanager.get_plugin("logging-plugin")
-    for record in getattr(getattr(plugin, "caplog_handler", None), "records", ()):
+def drop_logged_tracebacks(item: pytest.Item) -> None:
+    """Let go of the frames that errors hold which a test has logged, and which pytest keeps for `caplog`."""
+    try:
+        from _pytest.logging import caplog_records_key
+    except ImportError:  # it is no part of pytest's interface
+        return
+    for record in chain.from_iterable(item.stash.get(caplog_records_key, {}).values()):
         if record.exc_info:
             drop_tracebacks((record.exc_info[1],))
             record.exc_info = (*record.exc_info[:2], None)
