@@ -6,6 +6,7 @@ A scan that a suspended generator in such a variable holds would look as if it h
 from __future__ import annotations
 
 from contextlib import suppress
+from dis import opname
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
 _RESUMABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
+_SUSPENDING = ("YIELD_VALUE", "YIELD_FROM", "SEND", "RESUME")
 
 
 def drop_tracebacks(errors: Iterable[BaseException | None]) -> None:
@@ -49,10 +51,20 @@ def drop_logged_tracebacks(item: pytest.Item) -> None:
 
 def _clear_calls(traceback: TracebackType | None) -> None:
     while traceback is not None:
-        frame = traceback.tb_frame
-        # Those of generators and coroutines may yet go on: to clear them would close them.
-        if not frame.f_code.co_flags & _RESUMABLE:
+        if _is_over(traceback):
             with suppress(RuntimeError):  # it is running
-                frame.clear()
-                frame.f_locals  # up to Python 3.12 a copy, renewed by looking at it
+                traceback.tb_frame.clear()
+                traceback.tb_frame.f_locals  # up to Python 3.12 a copy, renewed by looking at it
         traceback = traceback.tb_next
+
+
+def _is_over(traceback: TracebackType) -> bool:
+    """Tell whether a frame cannot go on; to clear that of a suspended generator or coroutine would close it.
+
+    One that an error has ended stands where the error left it, and not where it could be resumed.
+    """
+    frame = traceback.tb_frame
+    if not frame.f_code.co_flags & _RESUMABLE:
+        return True
+    instruction = opname[frame.f_code.co_code[frame.f_lasti]]
+    return frame.f_lasti == traceback.tb_lasti and instruction not in _SUSPENDING

@@ -77,9 +77,10 @@ def test_a_scan_that_the_frames_of_a_failure_hold(suite: LeakSuite, where: str, 
     innocent(suite, f"\n    def test_fails(db):{body}{after}", failed=1, passed=0 if last else 1)
 
 
-def test_a_scan_that_the_frames_of_a_logged_error_hold(suite: LeakSuite) -> None:
+@pytest.mark.parametrize("after", ["", "def test_next(db): pass"], ids=["last of its module", "not the last"])
+def test_a_scan_that_the_frames_of_a_logged_error_hold(suite: LeakSuite, after: str) -> None:
     """A generator in the variables of a call whose error was logged is no leak, though pytest keeps the error."""
-    source = """
+    source = f"""
     import logging
 
     def work(db):
@@ -93,15 +94,29 @@ def test_a_scan_that_the_frames_of_a_logged_error_hold(suite: LeakSuite) -> None
         except LookupError:
             logging.exception("failed")
 
-    def test_next(db):
-        pass
+    {after}
     """
     run = suite.run_child(ROWS + source)  # in this process its record would be kept by our own run, too
-    run.result.assert_outcomes(passed=2)
+    run.result.assert_outcomes(passed=2 if after else 1)
 
 
+def test_a_scan_in_a_cycle(suite: LeakSuite) -> None:
+    """A generator in a cycle that the last test of a module leaves ends its `with` before the database closes."""
+    innocent(
+        suite,
+        """
+    def test_it(db):
+        cycle = [rows(db)]
+        cycle.append(cycle)
+        next(cycle[0])
+    """,
+        passed=1,
+    )
+
+
+@pytest.mark.parametrize("body", ["raise LookupError('mine')", "raise LookupError('mine'); yield"])
 @pytest.mark.parametrize("scope", ["function", "class", "module", "session"])
-def test_a_scan_that_a_failed_setup_holds(suite: LeakSuite, scope: str) -> None:
+def test_a_scan_that_a_failed_setup_holds(suite: LeakSuite, scope: str, body: str) -> None:
     """A fixture that fails with a half-read generator in its variables has one error, which is its own."""
     innocent(
         suite,
@@ -110,7 +125,7 @@ def test_a_scan_that_a_failed_setup_holds(suite: LeakSuite, scope: str) -> None:
     def broken(session_db):
         half = rows(session_db)
         next(half)
-        raise LookupError("mine")
+        {body}
 
     class TestIt:
         def test_one(self, broken):
@@ -177,6 +192,35 @@ def test_what_goes_on_is_not_cleared(suite: LeakSuite) -> None:
     run.result.assert_outcomes(failed=1, passed=1)
 
 
+def test_what_is_suspended_is_not_cleared(suite: LeakSuite) -> None:
+    """A generator goes on that an error was thrown into where it is suspended again."""
+    run = suite.run("""
+        def service():
+            while True:
+                try:
+                    yield "ready"
+                except LookupError as error:
+                    errors.append(error)
+
+        errors = []
+
+        @pytest.fixture(scope="session")
+        def started():
+            generator = service()
+            next(generator)
+            return generator
+
+        def test_fails(started, db):
+            HELD.append(db.items().__enter__())
+            started.throw(LookupError("thrown"))
+            raise errors[0]
+
+        def test_next(started):
+            assert next(started) == "ready"
+    """)
+    run.result.assert_outcomes(failed=1, passed=1)
+
+
 # --------------------------------------------------------------------------- what belongs to somebody else
 
 
@@ -223,10 +267,12 @@ def test_a_server_that_a_session_fixture_starts(suite: LeakSuite) -> None:
         ("pytest_sessionstart(session)", "pytest_unconfigure(config)"),
     ],
 )
-def test_what_a_conftest_opens_and_closes_in_hooks(suite: LeakSuite, begin: str, end: str) -> None:
+@pytest.mark.parametrize("uses", ["", "saferocks.open"], ids=["first used in the hook", "used on import"])
+def test_what_a_conftest_opens_and_closes_in_hooks(suite: LeakSuite, begin: str, end: str, uses: str) -> None:
     """A database that a conftest opens as the run starts is open until the conftest closes it as the run ends."""
     suite.pytester.makeconftest(f"""
         import saferocks
+        {uses}
         HELD = []
         def {begin}:
             HELD.append(saferocks.open({str(suite.pytester.path / "theirs")!r}).__enter__())
@@ -293,10 +339,12 @@ def test_sessions_within_one_session_share_one_registry(pytester: pytest.Pyteste
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
-def test_a_leak_of_the_session_is_nothing_to_run_again(suite: LeakSuite) -> None:
+@pytest.mark.parametrize("flags", [(), ("-n", "1")], ids=["alone", "with a worker"])
+def test_a_leak_of_the_session_is_nothing_to_run_again(suite: LeakSuite, flags: tuple[str, ...]) -> None:
     """`--lf` after a run in which only the session leaked has no failed test to run, and runs all."""
+    suite.configure("", "xdist")
     source = "HELD.append(saferocks.SstFileWriter().__enter__())\ndef test_it():\n    pass\n"
-    assert suite.run_child(source).result.ret == pytest.ExitCode.TESTS_FAILED
-    again = suite.run_child(source, "--lf")
+    assert suite.run_child(source, *flags).result.ret == pytest.ExitCode.TESTS_FAILED
+    again = suite.run_child(source, "--lf", "-p", "no:xdist")
     again.result.stdout.no_fnmatch_line("*known failure*")
     again.result.assert_outcomes(passed=1, errors=1)
