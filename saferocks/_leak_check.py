@@ -229,7 +229,6 @@ class LeakCheck:
 
     def _check_fixture(self, watch: Watch, fixturedef: pytest.FixtureDef[Any], name: str) -> None:
         self._in_setup.pop(fixturedef, None)  # of one that has begun in its teardown
-        fixturedef.cached_result = None  # as pytest does next; it may be an error, whose frames hold handles
         self._of_fixtures += self._reckon(watch, name, self._failures)
         watch.end()
 
