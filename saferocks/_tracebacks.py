@@ -44,9 +44,10 @@ def drop_logged_tracebacks(item: pytest.Item) -> None:
     except ImportError:  # it is no part of pytest's interface
         return
     for record in chain.from_iterable(item.stash.get(caplog_records_key, {}).values()):
-        if record.exc_info:
-            drop_tracebacks((record.exc_info[1],))
-            record.exc_info = (*record.exc_info[:2], None)
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            drop_tracebacks((error,))
+            record.exc_info = (type(error), error, None)
 
 
 def _clear_calls(traceback: TracebackType | None) -> None:

@@ -348,3 +348,30 @@ def test_a_leak_of_the_session_is_nothing_to_run_again(suite: LeakSuite, flags: 
     again = suite.run_child(source, "--lf", "-p", "no:xdist")
     again.result.stdout.no_fnmatch_line("*known failure*")
     again.result.assert_outcomes(passed=1, errors=1)
+
+
+def test_a_scan_that_outlives_the_modules(pytester: pytest.Pytester) -> None:
+    """A generator that the interpreter's end finds suspended in a `with` says nothing, as the modules are cleared."""
+    pytester.makeini("[pytest]\naddopts = -p no:asyncio\n")
+    pytester.makeconftest("""
+        import pytest, saferocks
+
+        @pytest.fixture(scope="module")
+        def db(tmp_path_factory):
+            with saferocks.open(tmp_path_factory.mktemp("db") / "db") as db:
+                yield db
+    """)
+    pytester.makepyfile("""
+        KEPT = []
+
+        def test_it(db):
+            def rows():
+                with db.items() as items:
+                    yield from items
+            db[b"k"] = b"v"
+            KEPT.append(rows())
+            next(KEPT[0])
+    """)
+    run = pytester.runpytest_subprocess()
+    run.assert_outcomes(passed=1, errors=1)
+    assert str(run.stderr) == ""
