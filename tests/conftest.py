@@ -25,7 +25,16 @@ CHILD_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _unwatched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_stay() -> Iterator[None]:
+    """Fail a test that leaves the settings of the process changed: those after it would not be strict."""
+    before = _settings.current
+    yield
+    after, _settings.current = _settings.current, before
+    assert after == before
+
+
+@pytest.fixture(autouse=True)
+def _unwatched(request: pytest.FixtureRequest, settings_stay: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test marked `about_leaks` meet the guard as a program does: not strict, and with nobody watching.
 
     What it leaves open when it ends fails it all the same.

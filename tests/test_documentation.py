@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from saferocks import _settings
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
@@ -24,8 +26,9 @@ def test_the_readme_runs() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstrings_run(name: str) -> None:
+def test_docstrings_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example in a docstring does what it shows, and leaks nothing."""
+    monkeypatch.setattr(_settings, "current", _settings.current)  # one of them configures
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
+from saferocks import _settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -386,11 +387,12 @@ def bench(template: None, folder: Path) -> Iterator[Bench]:
 @contextmanager
 def policy(value: Any) -> Iterator[None]:
     """Put the whole process under a policy for the length of a block."""
+    before = _settings.current
     saferocks.configure(policy=value)
     try:
         yield
     finally:
-        saferocks.configure(policy="warn")
+        _settings.current = before
 
 
 def discard(handle: Any) -> None:
