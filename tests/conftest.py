@@ -20,6 +20,8 @@ from saferocks import _settings, _watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+saferocks.open  # the first use, with which strictness begins: before the first test, not in the midst of it
+
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_SECONDS = 60.0
 

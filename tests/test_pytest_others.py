@@ -251,7 +251,7 @@ ASYNC = """
 def test_coroutine_tests_are_judged_like_others(suite: LeakSuite) -> None:
     """Under pytest-asyncio a leak in a coroutine, its tasks, threads and async fixtures is its test's."""
     suite.configure(ASYNC_INI, "asyncio")
-    run = suite.run(ASYNC, "-W", "error::ResourceWarning", "-W", "error::pytest.PytestUnraisableExceptionWarning")
+    run = suite.run_child(ASYNC, "-W", "error::ResourceWarning", "-W", "error::pytest.PytestUnraisableExceptionWarning")
     leaking = ["test_leaks", "test_drops", "test_task", "test_in_thread", "test_fixture"]
     assert [name for name in run.blamed if name != "test_suspended"] == leaking
     run.result.assert_outcomes(passed=9, errors=len(run.blamed))
@@ -261,7 +261,7 @@ def test_coroutine_tests_are_judged_like_others(suite: LeakSuite) -> None:
 def test_a_modules_async_fixture_is_blamed_for_itself(suite: LeakSuite) -> None:
     """A module-wide async fixture owns what it opens, and is asked when it is torn down."""
     suite.configure(ASYNC_INI, "asyncio")
-    run = suite.run("""
+    run = suite.run_child("""
         import pytest_asyncio
         @pytest_asyncio.fixture(scope="module", loop_scope="module")
         async def wide(session_db):
