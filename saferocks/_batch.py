@@ -207,8 +207,8 @@ class BatchWrites(Handle[BatchRecord]):
                 raise
 
     def _leave(self, error: BaseException | None) -> None:
-        """Write, discard, or say that nothing was written; and release."""
-        raise NotImplementedError
+        """Release; the kinds of batches first write, discard, or say that nothing was written."""
+        release(self._record, Reason.EXITED)
 
 
 def foreign_family(family: ColumnFamily, owner: Owner) -> InvalidArgumentError:
@@ -269,7 +269,7 @@ class WriteBatch(BatchWrites):
                 self._commit(self)
         finally:
             lost = record.loss if error is None and self._commit is None else None
-            release(record, Reason.EXITED)
+            super()._leave(error)
         if lost:
             _guard.warn(
                 f"write_batch opened at {_registry.format_site(record.site)} was left without being written: {lost}; "
@@ -371,14 +371,13 @@ class BulkWriter(BatchWrites):
         self._write(gathered, families)
 
     def _leave(self, error: BaseException | None) -> None:
-        record = self._record
         if self._is_over(error):
             return
         try:
             if error is None:
                 self.flush()
         finally:
-            release(record, Reason.EXITED)
+            super()._leave(error)
 
     def _wrote(self) -> None:
         if self._record.live.size_in_bytes() >= self._flush_bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from saferocks import _closing, _guard, _registry, _watch, events
 from saferocks._handle import release
-from saferocks._registry import REFUSED, Reason
+from saferocks._registry import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
         _wait_for_threads(watch, left, grace)
         left = left_open(watch)
     for record in left:
-        if record.reason is None and record.state is not REFUSED:  # of which the policy has told
+        if record.reason is None and record.is_missed():
             _guard.tally(record, f"still open when the {watch.what} ended", max(0.0, ended - record.opened))
     failures = _release(left)
     _watch.exempt_for_good(left_open(watch))  # what could not be released

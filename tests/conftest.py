@@ -229,6 +229,14 @@ class LeakSuite:
 
 
 @pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Inner runs print the same wherever the outer one runs: on CI, say, pytest writes longer summaries."""
+    for name in ("CI", "BUILD_NUMBER", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
+    return pytester
+
+
+@pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> LeakSuite:
     """A suite to be run by an inner pytest, under the default settings."""
     saferocks.check()  # a first use in the inner run would make this one strict in its midst

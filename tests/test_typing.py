@@ -270,7 +270,8 @@ def run_checker(folder: Path, *arguments: str) -> str:
 
 def mypy(folder: Path) -> Verdicts:
     """Check all snippets with mypy, strictly."""
-    arguments = ("--strict", "--follow-imports=silent", "--no-error-summary", "--hide-error-context")
+    quiet = ("--no-error-summary", "--hide-error-context", "--no-color-output")
+    arguments = ("--strict", "--follow-imports=silent", *quiet)
     found: Verdicts = {}
     for line in run_checker(folder, "mypy", *arguments, ".").splitlines():
         match = re.match(r"(\w+\.py):\d+: (error|note): (.*)", line)
