@@ -14,6 +14,7 @@ from saferocks.errors import ConcurrentUseError, InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from saferocks._leases import Lease
     from saferocks._ordering import Bounds, Key
     from saferocks._registry import Owner
 
@@ -89,9 +90,13 @@ class SharedCursorRecord(BoundedCursorRecord):
         """Leave the answer to the snapshot."""
         return False
 
-    def acquire(self, acquire: Callable[[], Any]) -> None:
+    def is_referred_to(self) -> bool:
+        """Leave that to the snapshot too, which goes on referring to its cursor."""
+        return False
+
+    def acquire(self, acquire: Callable[[], Any], lease: Lease | None = None) -> None:
         """Get hold of the snapshot's cursor."""
-        super().acquire(acquire)
+        super().acquire(acquire, lease)
         join_snapshot(self)
 
     def activate(self) -> Any:
