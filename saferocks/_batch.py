@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _ordering, _registry
-from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release
 from saferocks._leases import asked_for
 from saferocks._registry import PROCESS, Reason
 from saferocks._settings import INHERITED
@@ -81,7 +81,7 @@ class BatchRecord(HandleRecord):
         return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
 
 
-class BatchWrites(Handle[BatchRecord]):
+class BatchWrites(LeasedHandle[BatchRecord]):
     """The writing methods of a batch and of a bulk writer."""
 
     __slots__ = ("_families", "_family", "_raw")

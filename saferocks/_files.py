@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
-from saferocks._handle import Handle, HandleRecord, open_handle
+from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
 from saferocks._leases import asked_for
 from saferocks._registry import PROCESS
 from saferocks._settings import INHERITED
@@ -31,7 +31,7 @@ class CheckpointRecord(HandleRecord):
     kind = "checkpoint"
 
 
-class Checkpoint(Handle[CheckpointRecord]):
+class Checkpoint(LeasedHandle[CheckpointRecord]):
     """Makes openable copies of a database, of hard links where it can (`Checkpoint`).
 
     Args:
@@ -137,7 +137,7 @@ class SstRecord(HandleRecord):
                 os.unlink(path)
 
 
-class SstFileWriter(Handle[SstRecord]):
+class SstFileWriter(LeasedHandle[SstRecord]):
     """Writes one SST file of ascending keys, to be ingested later (`SstFileWriter`).
 
     Entered, it finishes the file on a clean exit and removes it on an exception.

@@ -357,22 +357,6 @@ class Handle(Generic[RecordT]):
                 raise
             note_failure(error, failure)
 
-    def renew(self) -> None:
-        """Let `warn_after` and `expire_after` count anew from now.
-
-        Raises:
-            HandleExpiredError: If it is too late.
-            HandleClosedError: If the handle has been released.
-            HandleError: If it was opened without either.
-
-        Example:
-            >>> import saferocks, tempfile, os
-            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
-            ...     with db.snapshot(expire_after=60) as snap:
-            ...         snap.renew()
-        """
-        _leases.renew(self._record)
-
     def __del__(self) -> None:
         try:
             record = self._record
@@ -390,6 +374,28 @@ class Handle(Generic[RecordT]):
     def __reduce__(self) -> str:
         kind = self._record.kind
         raise TypeError(f"{kind} handles cannot be pickled or copied: each owns a native object of this process")
+
+
+class LeasedHandle(Handle[RecordT]):
+    """A handle that may have a lease: any but a database or a column family, which last."""
+
+    __slots__ = ()
+
+    def renew(self) -> None:
+        """Let `warn_after` and `expire_after` count anew from now.
+
+        Raises:
+            HandleExpiredError: If it is too late.
+            HandleClosedError: If the handle has been released.
+            HandleError: If it was opened without either.
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     with db.snapshot(expire_after=60) as snap:
+            ...         snap.renew()
+        """
+        _leases.renew(self._record)
 
 
 #: Makes a handle without its constructor, for the openers.

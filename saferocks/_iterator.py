@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
-from saferocks._handle import Handle, HandleRecord, release
+from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._registry import Reason, Record
 from saferocks.errors import ConcurrentUseError, InvalidArgumentError
 
@@ -110,7 +110,7 @@ class SharedCursorRecord(BoundedCursorRecord):
             native.users.pop(self.id, None)
 
 
-class RdictIter(Handle[CursorRecord]):
+class RdictIter(LeasedHandle[CursorRecord]):
     """A cursor (`Iterator`): seek to a row, read it, step on.
 
     Example:

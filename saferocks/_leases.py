@@ -188,9 +188,11 @@ def renew(record: HandleRecord) -> None:
 
     Raises:
         HandleClosedError: If the handle has been released, or has expired.
+        NotEnteredError: If it has not been entered, under the policy `raise`.
         HandleError: If it has no lease.
     """
-    if record.reason is not None or record.owner.closing:
+    record.live
+    if record.reason is not None:  # a scan that is complete is not yet an error to go on with
         raise record.closed_error()
     lease = record.lease
     if lease is None:

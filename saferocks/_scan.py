@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor, Place
-from saferocks._handle import Handle, HandleRecord, release
+from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._iterator import join_snapshot
 from saferocks._registry import EXHAUSTED, Record
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError
@@ -362,7 +362,7 @@ class _Tail:
         raise self._scan._record.end()
 
 
-class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
+class Scan(LeasedHandle[ScanRecord], Iterator[Row], Generic[Row]):
     """Rows in key order, or in reverse; enter it, then iterate.
 
     It sees the state of the moment at which it was opened. After its release not one more row

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
-from saferocks._handle import Handle, HandleRecord, blank, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, blank, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
 from saferocks._leases import asked_for
 from saferocks._registry import Reason
@@ -202,7 +202,7 @@ class SnapshotReads(ScanMethods):
             )
 
 
-class Snapshot(SnapshotReads, Handle[SnapshotRecord]):
+class Snapshot(SnapshotReads, LeasedHandle[SnapshotRecord]):
     """One state of the database, for point reads and any number of interleaved scans (`Snapshot`).
 
     It keeps every version that it can see from being compacted away, and unless it was opened
