@@ -59,6 +59,11 @@ class BatchRecord(HandleRecord):
         held = _in_words(self.native)
         return None if held is None else f"{held[0]} {held[1]} dropped"
 
+    def is_busy(self) -> bool:
+        """Tell whether a call is encoding a value."""
+        native = self.native
+        return native is not None and _engine.is_busy_batch(native)
+
     def drop(self, native: Any) -> None:
         """Remember that a native batch is lost which this record does not own any more."""
         held = _in_words(native)
