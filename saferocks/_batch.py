@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _ordering, _registry
-from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release
+from saferocks._leases import asked_for
 from saferocks._registry import PROCESS, Reason
+from saferocks._settings import INHERITED
 from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning, add_note
 
 if TYPE_CHECKING:
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from saferocks._family_handle import ColumnFamily
+    from saferocks._leases import Lease
     from saferocks._ordering import Key
     from saferocks._registry import Owner
-
+    from saferocks._settings import Duration
 
 #: Releases by which the owner of a batch has said what becomes of it.
 _DECIDED = frozenset({Reason.COMMITTED, Reason.FAILED, Reason.EXITED})
@@ -43,28 +46,26 @@ class BatchRecord(HandleRecord):
     @property
     def note(self) -> str | None:
         """What the batch holds."""
-        held = self._held()
+        held = _in_words(self.native)
         return None if held is None else f"{held[0]}, not yet written"
 
     @property
     def loss(self) -> str | None:
         """What is lost if the batch is dropped now."""
-        held = self._held()
+        held = _in_words(self.native)
         return None if held is None else f"{held[0]} {held[1]} dropped"
 
-    def _held(self) -> tuple[str, str] | None:
-        """Return the operations in the batch in words, and the verb that goes with them."""
+    def is_busy(self) -> bool:
+        """Tell whether a call is encoding a value."""
         native = self.native
-        if native is None:
-            return None
-        try:
-            operations, size = native.len(), native.size_in_bytes()
-        except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
-            return None
-        if not operations:
-            return None
-        one = operations == 1
-        return f"{operations} operation{'' if one else 's'} ({size} bytes)", "was" if one else "were"
+        return native is not None and _engine.is_busy_batch(native)
+
+    def drop(self, native: Any) -> None:
+        """Remember that a native batch is lost which this record does not own any more."""
+        held = _in_words(native)
+        if held is not None:
+            self.lost = f"{held[0]} {held[1]} dropped"
+        self.native = None
 
     def dispose(self, native: Any) -> None:
         """Remember what is lost, unless its owner has written or discarded it."""
@@ -77,7 +78,21 @@ class BatchRecord(HandleRecord):
         return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
 
 
-class BatchWrites(Handle[BatchRecord]):
+def _in_words(native: Any) -> tuple[str, str] | None:
+    """Return the operations in a native batch in words, and the verb that goes with them."""
+    if native is None:
+        return None
+    try:
+        operations, size = native.len(), native.size_in_bytes()
+    except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
+        return None
+    if not operations:
+        return None
+    one = operations == 1
+    return f"{operations} operation{'' if one else 's'} ({size} bytes)", "was" if one else "were"
+
+
+class BatchWrites(LeasedHandle[BatchRecord]):
     """The writing methods of a batch and of a bulk writer."""
 
     __slots__ = ("_families", "_family", "_raw")
@@ -189,6 +204,8 @@ class BatchWrites(Handle[BatchRecord]):
                 closed for instance, and no other exception tells of the loss.
         """
         record = self._record
+        if record.reason is None and record.is_expired():  # and to be released as soon as nobody is inside
+            record.expire()
         if record.reason is None:
             return False
         if error is None and record.reason not in _DECIDED:
@@ -231,6 +248,8 @@ class WriteBatch(BatchWrites):
 
     Args:
         raw_mode: Whether keys and values are raw bytes.
+        warn_after: Seconds after which it is overdue; what `configure` says if left out.
+        expire_after: Seconds after which it is released, and what it holds dropped, likewise.
 
     Example:
         >>> import saferocks, tempfile, os
@@ -246,10 +265,13 @@ class WriteBatch(BatchWrites):
 
     _commit: Callable[[WriteBatch], None] | None
 
-    def __init__(self, raw_mode: bool = False) -> None:
+    def __init__(
+        self, raw_mode: bool = False, *, warn_after: Duration = INHERITED, expire_after: Duration = INHERITED
+    ) -> None:
         if not isinstance(raw_mode, bool):
             raise TypeError(f"raw_mode {raw_mode!r} is {type(raw_mode).__name__}; give True or False")
-        self._prepare(None, PROCESS, None, raw_mode, lambda: _engine.new_batch(raw_mode), None)
+        lease = asked_for(PROCESS, warn_after, expire_after)
+        self._prepare(None, PROCESS, None, raw_mode, lambda: _engine.new_batch(raw_mode), None, lease)
 
     def _prepare(
         self,
@@ -259,9 +281,10 @@ class WriteBatch(BatchWrites):
         raw: bool,
         new: Callable[[], Any],
         commit: Callable[[WriteBatch], None] | None,
+        lease: Lease | None,
     ) -> None:
         self._raw, self._families, self._family, self._commit = raw, set(), None, commit
-        open_handle(self, parent, BatchRecord(owner, label)).acquire(new)
+        open_handle(self, parent, BatchRecord(owner, label)).acquire(new, lease)
 
     def _leave(self, error: BaseException | None) -> None:
         record = self._record
@@ -354,10 +377,11 @@ class BulkWriter(BatchWrites):
         new: Callable[[], Any],
         write: Callable[[Any, set[ColumnFamily]], None],
         flush_bytes: int,
+        lease: Lease | None,
     ) -> None:
         self._raw, self._families, self._family = raw, set(), None
         self._new, self._write, self._flush_bytes = new, write, flush_bytes
-        open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new)
+        open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new, lease)
 
     def flush(self) -> None:
         """Write what has been gathered so far.
@@ -370,6 +394,9 @@ class BulkWriter(BatchWrites):
         if gathered.is_empty():
             return
         record.native = record.live = self._new()
+        if record.reason is not None:  # released since, by another thread: then nothing more is written
+            record.drop(gathered)
+            raise record.too_late()
         self._families = set() if self._family is None else {self._family}
         self._write(gathered, families)
 

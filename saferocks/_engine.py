@@ -354,6 +354,17 @@ def is_busy_cursor(cursor: Any) -> bool:
     return False
 
 
+def is_busy_batch(batch: Any) -> bool:
+    """Tell whether a call is inside a native batch, which only encoders written in Python let happen."""
+    try:
+        batch.len()
+    except RuntimeError:
+        return True
+    except Exception:  # noqa: BLE001 - it was written, and is used up
+        return False
+    return False
+
+
 def close_native(rdict: Any, deadline: float) -> None:
     """Close a native database or column family, waiting for calls that still use it (D6).
 
@@ -394,6 +405,11 @@ def is_unused(container: Sequence[Any], index: int) -> bool:
     # The container and the argument of getrefcount itself: no variable, whose reference some
     # versions of Python count and others borrow.
     return sys.getrefcount(container[index]) <= 2  # noqa: PLR2004 - see above
+
+
+def is_unused_slot(record: Any) -> bool:
+    """Tell whether nothing but its record refers to a native object; see `is_unused`."""
+    return sys.getrefcount(record.native) <= 2  # noqa: PLR2004 - the slot, and the argument of getrefcount
 
 
 def natives_in(native: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _registry
+from saferocks import _deadlines, _registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +31,12 @@ _writing = threading.RLock()
 #: The threads that are running, by identifier. Read as it is: `threading.enumerate` takes a lock, which a finalizer
 #: must not, and threads that `threading` has not started are in neither.
 _active: dict[int, threading.Thread] = vars(threading)["_active"]
+
+
+def thread_name(ident: int) -> str:
+    """Return the name of a thread, or its identifier once it is gone; safe in finalizers."""
+    thread = _active.get(ident)
+    return str(ident) if thread is None else thread.name
 
 
 class Watch:
@@ -88,7 +94,8 @@ class Watch:
 
     def _younger(self) -> list[int]:
         threads = _registry.running_threads()
-        return [ident for ident in threads if ident != self.thread and not self._is_older(ident)]
+        others = threads - {self.thread} - _deadlines.threads
+        return [ident for ident in others if not self._is_older(ident)]
 
     def _is_older(self, thread: int) -> bool:
         """Tell whether an identifier is that of a thread which is older than the watch.
