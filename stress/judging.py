@@ -7,6 +7,7 @@ guarded leg must PASS and the guard must have named the opening line. Otherwise 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ class RunStatus:
 
 def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegData) -> LegReport:
     """Judge one leg."""
-    judgements = judge_signals(data)
+    judgements = judge_signals(scenario, data)
     ended_early = _process_status(outcome)
     if ended_early is not None:
         return LegReport(job, Verdict.INCONCLUSIVE, *ended_early, judgements, data)
@@ -78,15 +79,15 @@ def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegDat
     return LegReport(job, verdict, status, reason, judgements, data)
 
 
-def judge_signals(data: LegData) -> tuple[Judgement, ...]:
+def judge_signals(scenario: Scenario, data: LegData) -> tuple[Judgement, ...]:
     """Judge every signal that gates, the exact ones first."""
     times = data.series.get("time", [])
 
     def values(name: str) -> list[float]:
-        return data.series.get(name, [])
+        return data.series.get(name, [math.nan] * len(times))
 
     return (
-        *(judge_exact(name, times, values(name), limit) for name, limit in EXACT.items()),
+        *(judge_exact(name, times, values(name), limit) for name, limit in (EXACT | dict(scenario.limits)).items()),
         *(judge_exact(name, times, values(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
         judge_heap(times, values("heap"), HEAP_BUDGET),
     )

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stress import scenarios
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from stress.leg import Leg
+    from stress.running import Leg
 
 LEGS = ("raw", "guarded", "scoped")
 
@@ -32,6 +32,7 @@ class Scenario:
         planted: The signals in which the raw leg must be seen to leak.
         opener: The function of the guarded leg whose handles escape.
         opening: The text of the opening in it, which the guard has to name the line of.
+        limits: The scenario's own exact signals, with the most that a healthy leg has of each.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scenario:
     planted: tuple[str, ...]
     opener: Callable[..., Any]
     opening: str
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, leg: Leg) -> None:
         """Run the leg of this scenario that has this name."""

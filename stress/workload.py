@@ -22,6 +22,7 @@ _JOB_BYTES = 20
 _MEMTABLE_BYTES = 256 << 10
 _CACHE_BYTES = 256 << 10
 _OPEN_FILES = 256
+_OLD_LOGS = 4
 
 
 class Writable(Protocol):
@@ -41,6 +42,7 @@ def configure(options: OptionsT) -> OptionsT:
     options.create_if_missing(True)
     options.set_write_buffer_size(_MEMTABLE_BYTES)
     options.set_max_open_files(_OPEN_FILES)
+    options.set_keep_log_file_num(_OLD_LOGS)  # each opening leaves one, a thousand by default
     tables = saferocks.BlockBasedOptions()
     tables.set_block_cache(saferocks.Cache(_CACHE_BYTES))
     options.set_block_based_table_factory(tables)
