@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 #: How many handles a buggy leg opens, however long it runs: a night must not fill the machine.
 PLANTED = 100
-#: A leg that a busy machine lets through fewer rounds than these runs on, to some multiple of its time.
+#: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
 ENOUGH_ROUNDS = 150
-_LONGEST = 5
+_MORE_SECONDS = 30.0
 _SHORT_RUN = 300.0
 _SAMPLES = 100
 
@@ -62,7 +62,7 @@ class Leg:
 
         Args:
             probe: What to sample between the rounds; without one, the round calls `sample` itself.
-            enough: Run on, to some multiple of the time, until there were so many rounds.
+            enough: Run on, for half a minute at most, until there were so many rounds.
         """
         self._start = time.monotonic()
         self._enough = enough
@@ -80,7 +80,7 @@ class Leg:
             self._write("sample", {"time": elapsed, "rounds": self._number, **probe.read()})
 
     def _is_over(self) -> bool:
-        limit = self.seconds if self._number >= self._enough else self.seconds * _LONGEST
+        limit = self.seconds if self._number >= self._enough else self.seconds + _MORE_SECONDS
         return time.monotonic() - self._start >= limit
 
     def is_due(self) -> bool:

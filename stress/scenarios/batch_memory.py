@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from stress.running import Leg
 
 _START = row_key(0)
-_VALUE = bytes(500)
+_VALUE = bytes(200)
 _SIZES = (1_000, 5_000, 10_000)
 _BULK_SIZES = (5_000, 20_000)
 _FLUSH_BYTES = 256 << 10
 #: How many rows more each addition to the endless batch has than the one before, as of a loader that falls
 #: ever further behind; 100 of them make 50 MB.
-_MORE_ROWS = 20
-_FORGOTTEN_ROWS = 1_000
+_MORE_ROWS = 50
+_FORGOTTEN_ROWS = 2_000
 #: How far the heap may rise for a load of any number of rows: the batch being filled, memtables, compactions.
-_LOAD_BUDGET = 6 << 20
-_ENOUGH = 50
+_LOAD_BUDGET = 4 << 20
+_ENOUGH = 24
 _LOOK_EVERY = 500
 _LATEST = 1_000
 _MIB = 1 << 20
@@ -130,8 +130,9 @@ def raw(leg: Leg) -> None:
         kinds = batches(lambda: raw_batch(database.db))
         database.keep(endless.batch)
         signals = database.probe(_START, lambda: {"load_peak": endless.batch.size_in_bytes()})
-        for number in leg.rounds(signals, _ENOUGH):
-            kinds[number % len(kinds)].write()
+        for _ in leg.rounds(signals, _ENOUGH):
+            for kind in kinds:
+                kind.write()
             while leg.is_due():
                 endless.add()
     leg.show_table(_COLUMNS, [*(kind.as_row() for kind in kinds), endless.as_row()])
@@ -171,14 +172,15 @@ def _write(leg: Leg, besides: Callable[[saferocks.Rdict], object]) -> None:
     rises = Highest()
     with open_guarded(leg.path) as db:
         loads = bulk(db)
-        kinds = batches(db.write_batch) + loads
-        for number in leg.rounds(probe(db, _START, lambda: {"load_peak": rises.take()}), _ENOUGH):
-            kind = kinds[number % len(kinds)]
-            rise = kind.write()
-            if kind in loads:
-                rises.see(rise)
+        kinds = batches(db.write_batch)
+        # Bulk writers come last: a batch is one memtable, and a large one is still being flushed when it is sampled.
+        for _ in leg.rounds(probe(db, _START, lambda: {"load_peak": rises.take()}), _ENOUGH):
             besides(db)
-    leg.show_table(_COLUMNS, [kind.as_row() for kind in kinds])
+            for kind in kinds:
+                kind.write()
+            for load in loads:
+                rises.see(load.write())
+    leg.show_table(_COLUMNS, [kind.as_row() for kind in kinds + loads])
 
 
 SCENARIO = Scenario(
