@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _ordering, _registry
-from saferocks._handle import Handle, HandleRecord, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release
+from saferocks._leases import asked_for
 from saferocks._registry import PROCESS, Reason
+from saferocks._settings import INHERITED
 from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning, add_note
 
 if TYPE_CHECKING:
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from saferocks._family_handle import ColumnFamily
+    from saferocks._leases import Lease
     from saferocks._ordering import Key
     from saferocks._registry import Owner
+    from saferocks._settings import Duration
 
 
 #: Releases by which the owner of a batch has said what becomes of it.
@@ -77,7 +81,7 @@ class BatchRecord(HandleRecord):
         return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
 
 
-class BatchWrites(Handle[BatchRecord]):
+class BatchWrites(LeasedHandle[BatchRecord]):
     """The writing methods of a batch and of a bulk writer."""
 
     __slots__ = ("_families", "_family", "_raw")
@@ -228,6 +232,8 @@ class WriteBatch(BatchWrites):
 
     Args:
         raw_mode: Whether keys and values are raw bytes.
+        warn_after: Seconds after which it is overdue; what `configure` says if left out.
+        expire_after: Seconds after which it is released, and what it holds dropped, likewise.
 
     Example:
         >>> import saferocks, tempfile, os
@@ -243,10 +249,13 @@ class WriteBatch(BatchWrites):
 
     _commit: Callable[[WriteBatch], None] | None
 
-    def __init__(self, raw_mode: bool = False) -> None:
+    def __init__(
+        self, raw_mode: bool = False, *, warn_after: Duration = INHERITED, expire_after: Duration = INHERITED
+    ) -> None:
         if not isinstance(raw_mode, bool):
             raise TypeError(f"raw_mode {raw_mode!r} is {type(raw_mode).__name__}; give True or False")
-        self._prepare(None, PROCESS, None, raw_mode, lambda: _engine.new_batch(raw_mode), None)
+        lease = asked_for(PROCESS, warn_after, expire_after)
+        self._prepare(None, PROCESS, None, raw_mode, lambda: _engine.new_batch(raw_mode), None, lease)
 
     def _prepare(
         self,
@@ -256,9 +265,10 @@ class WriteBatch(BatchWrites):
         raw: bool,
         new: Callable[[], Any],
         commit: Callable[[WriteBatch], None] | None,
+        lease: Lease | None,
     ) -> None:
         self._raw, self._families, self._family, self._commit = raw, set(), None, commit
-        open_handle(self, parent, BatchRecord(owner, label)).acquire(new)
+        open_handle(self, parent, BatchRecord(owner, label)).acquire(new, lease)
 
     def _leave(self, error: BaseException | None) -> None:
         record = self._record
@@ -351,10 +361,11 @@ class BulkWriter(BatchWrites):
         new: Callable[[], Any],
         write: Callable[[Any, set[ColumnFamily]], None],
         flush_bytes: int,
+        lease: Lease | None,
     ) -> None:
         self._raw, self._families, self._family = raw, set(), None
         self._new, self._write, self._flush_bytes = new, write, flush_bytes
-        open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new)
+        open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new, lease)
 
     def flush(self) -> None:
         """Write what has been gathered so far.

@@ -9,7 +9,9 @@ from saferocks import _engine
 from saferocks._batch import BatchWrites, BulkWriter, WriteBatch, foreign_family
 from saferocks._family_methods import FamilyMethods
 from saferocks._handle import blank, release
+from saferocks._leases import asked_for
 from saferocks._registry import Reason
+from saferocks._settings import INHERITED
 from saferocks.errors import EngineError, ModeMismatchError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from saferocks._engine import WriteOptions
     from saferocks._family_handle import ColumnFamily
     from saferocks._handle import Scope
+    from saferocks._settings import Duration
 
 _DEFAULT_FLUSH_BYTES = 8 << 20
 
@@ -27,23 +30,40 @@ class BatchMethods(FamilyMethods):
 
     __slots__ = ()
 
-    def write_batch(self, *, label: str | None = None) -> Scope[WriteBatch]:
+    def write_batch(
+        self,
+        *,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> Scope[WriteBatch]:
         """Open a batch that is written as one on a clean exit, and discarded on an exception (`Write`).
 
         Opened from a column family, it writes there what names no other.
 
         Args:
             label: A name for it in reports.
+            warn_after: Seconds after which it is overdue; see `items`.
+            expire_after: Seconds after which it is released, see `items`; what it holds is then not written,
+                and leaving its `with` raises HandleExpiredError.
         """
         self._record.live
         record = self._main._record
         record.owner.check_writable("write_batch()")
+        lease = asked_for(record.owner, warn_after, expire_after)
         batch = blank(WriteBatch)
-        batch._prepare(self._main, record.owner, label, self._raw, self._new_batch, self._main._commit)
+        batch._prepare(self._main, record.owner, label, self._raw, self._new_batch, self._main._commit, lease)
         self._make_default(batch)
         return batch
 
-    def bulk_writer(self, *, flush_bytes: int = _DEFAULT_FLUSH_BYTES, label: str | None = None) -> Scope[BulkWriter]:
+    def bulk_writer(
+        self,
+        *,
+        flush_bytes: int = _DEFAULT_FLUSH_BYTES,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> Scope[BulkWriter]:
         """Open a writer for any number of rows in bounded memory.
 
         It is not atomic: it writes one batch after the other, and what was written stays. Opened
@@ -52,6 +72,8 @@ class BatchMethods(FamilyMethods):
         Args:
             flush_bytes: Size at which a batch is written.
             label: A name for it in reports.
+            warn_after: Seconds after which it is overdue; see `items`.
+            expire_after: Seconds after which it is released, as for `write_batch`; what it has flushed stays.
 
         Raises:
             ValueError: If `flush_bytes` is not positive.
@@ -63,9 +85,10 @@ class BatchMethods(FamilyMethods):
         self._record.live
         record = self._main._record
         record.owner.check_writable("bulk_writer()")
+        lease = asked_for(record.owner, warn_after, expire_after)
         bulk = blank(BulkWriter)
         main = self._main
-        bulk._prepare(main, record.owner, label, self._raw, self._new_batch, main._write_native, flush_bytes)
+        bulk._prepare(main, record.owner, label, self._raw, self._new_batch, main._write_native, flush_bytes, lease)
         self._make_default(bulk)
         return bulk
 

@@ -6,14 +6,16 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, _ordering, _status, _views, events
+from saferocks import _directory, _engine, _ordering, _settings, _status, _views, events
 from saferocks._handle import Handle, blank
 from saferocks._iterator import BoundedCursorRecord, CursorRecord, RdictIter
+from saferocks._leases import asked_for, grant
 from saferocks._options import TOTAL_ORDER, check_read_options, scan_options
 from saferocks._ordering import UNBOUNDED_RAW, UNBOUNDED_TYPED
 from saferocks._owner import FamilyRecord
 from saferocks._scan import NATIVE_SCANS, SCANS, ScanRecord
 from saferocks._scan_methods import ScanMethods
+from saferocks._settings import INHERITED
 from saferocks.errors import NotSupportedError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from saferocks._engine import CompactOptions, IngestExternalFileOptions, WriteOptions
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
+    from saferocks._settings import Duration
 
 
 class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
@@ -213,6 +216,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         upper_bound: Key,
         prefix: Key,
         label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
     ) -> Any:
         if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
             bounds = UNBOUNDED_RAW if self._raw else UNBOUNDED_TYPED
@@ -227,6 +232,9 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             )
         family = self._record
         owner = family.owner
+        lease = None
+        if warn_after is not INHERITED or expire_after is not INHERITED or _settings.has_lease_defaults:
+            lease = asked_for(owner, warn_after, expire_after)
         if events.pending:
             events.drain()
         family.live
@@ -240,6 +248,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
             start = from_key if bounds.is_open else bounds.start(backwards, from_key)
             record.native = _views.open_scan(family.live, NATIVE_SCANS[method], backwards, start, options)
+            if lease is not None:
+                grant(record, lease)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = record.failed(error)
         else:
@@ -248,9 +258,19 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             failure = record.failed(record.closed_error())
         _engine.throw(failure)
 
-    def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+    def _cursor(
+        self,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
+    ) -> RdictIter:
         family = self._record
         owner = family.owner
+        lease = None
+        if warn_after is not INHERITED or expire_after is not INHERITED or _settings.has_lease_defaults:
+            lease = asked_for(owner, warn_after, expire_after)
         if events.pending:
             events.drain()
         family.live
@@ -265,6 +285,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
             record.native = family.live.iter(options)
+            if lease is not None:
+                grant(record, lease)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = record.failed(error)
         else:

@@ -6,7 +6,19 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _closing, _directory, _engine, _guard, _opening, _registry, _views, events, inspection
+from saferocks import (
+    _closing,
+    _directory,
+    _engine,
+    _guard,
+    _leases,
+    _opening,
+    _registry,
+    _settings,
+    _views,
+    events,
+    inspection,
+)
 from saferocks._batch_methods import BatchMethods
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
@@ -15,6 +27,7 @@ from saferocks._handle import HandleRecord, blank, note_failure, open_handle, re
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._registry import Reason
+from saferocks._settings import INHERITED
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
 from saferocks.errors import (
     NotSupportedError,
@@ -28,7 +41,7 @@ if TYPE_CHECKING:
     from saferocks._engine import Options
     from saferocks._handle import HandleRecord, Scope, blank
     from saferocks._options import AccessType
-    from saferocks._settings import Policy, Trace
+    from saferocks._settings import Duration, Policy, Trace
     from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage
 
 
@@ -89,6 +102,9 @@ class Rdict(BatchMethods):
         close_timeout: Seconds for which a close waits for calls in flight.
         policy: What happens to handles that escape: `warn`, `raise` or `ignore`; that of the process if left out.
         trace: What is remembered of each opening: `off`, `site` or `stack`; that of the process if left out.
+        warn_after: Seconds after which a handle of this database is overdue; that of the process if left out.
+        expire_after: Seconds after which a handle of this database is released, likewise. Handles may be opened
+            with durations of their own; the database itself and its column families have none.
 
     Raises:
         ModeMismatchError: If the database on disk is of the other mode.
@@ -113,16 +129,24 @@ class Rdict(BatchMethods):
         close_timeout: float = 30.0,
         policy: Policy | None = None,
         trace: Trace | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> None:
         request = _opening.check_request(
             path, options, column_families, access_type, raw_mode, allow_pickle, statistics,
-            lock_timeout, close_timeout, policy, trace,
+            lock_timeout, close_timeout, policy, trace, warn_after, expire_after,
         )  # fmt: skip
         self._open(request, default_raw=False, scoped=False)
 
     def _open(self, request: _opening.Request, *, default_raw: bool, scoped: bool) -> None:
         owner = DatabaseOwner(
-            request.name, request.path, request.access, request.close_timeout, request.policy, request.trace
+            request.name,
+            request.path,
+            request.access,
+            request.close_timeout,
+            request.policy,
+            request.trace,
+            request.lease,
         )
         record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
         record.acquire(lambda: self._acquire(owner, request, default_raw))
@@ -210,6 +234,8 @@ class Rdict(BatchMethods):
         column_families: Iterable[str] = (),
         point_reads_only: bool = False,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[Snapshot]:
         """Open a snapshot of this moment (`GetSnapshot`).
 
@@ -217,13 +243,20 @@ class Rdict(BatchMethods):
             column_families: Further column families to cover, read through `snap.get_column_family(name)`.
             point_reads_only: Do without scans, and pin no memtables.
             label: A name for it in reports.
+            warn_after: Seconds after which it is overdue: warned of, and logged. None for never;
+                what its database or `configure` says if left out.
+            expire_after: Seconds after which it is released, likewise, and its scans with it.
 
         Raises:
+            ValueError: If a duration is not positive and finite, or `warn_after` not shorter than `expire_after`.
             ColumnFamilyNotFoundError: If there is no such column family.
             NotSupportedError: If the database is a secondary, whose snapshots do not hold still (D15).
         """
         record = self._record
         owner = record.owner
+        lease = None
+        if warn_after is not INHERITED or expire_after is not INHERITED or _settings.has_lease_defaults:
+            lease = _leases.asked_for(owner, warn_after, expire_after)
         record.live
         if owner.access.name == "secondary":
             raise NotSupportedError(
@@ -237,7 +270,7 @@ class Rdict(BatchMethods):
         snapshot._names = names = (record.family,) if column_families == () else self._snapshot_names(column_families)
         if not point_reads_only:
             snapshot._record = scanned = SnapshotRecord(owner, label)
-            scanned.acquire(lambda: self._acquire_snapshot(names, True))
+            scanned.acquire(lambda: self._acquire_snapshot(names, True), lease)
             return snapshot
         snapshot._record = opened = PointSnapshotRecord(owner, label)
         try:
@@ -245,6 +278,8 @@ class Rdict(BatchMethods):
                 opened.native = ((record.live.snapshot(), None),)
             else:
                 opened.native = self._acquire_snapshot(names, False)
+            if lease is not None:
+                _leases.grant(opened, lease)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = opened.failed(error)
         else:
@@ -268,10 +303,19 @@ class Rdict(BatchMethods):
         views = _views.open_snapshot(families, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
 
-    def checkpoint(self, *, label: str | None = None) -> Scope[Checkpoint]:
-        """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`)."""
+    def checkpoint(
+        self,
+        *,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> Scope[Checkpoint]:
+        """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`).
+
+        The arguments are those of `items`.
+        """
         self._record.live
-        return Checkpoint(self._main, label=label)
+        return Checkpoint(self._main, label=label, warn_after=warn_after, expire_after=expire_after)
 
     # ---- the whole database
 
@@ -353,6 +397,8 @@ def open(  # noqa: A001 - the word for it, as in `dbm.open`
     close_timeout: float = 30.0,
     policy: Policy | None = None,
     trace: Trace | None = None,
+    warn_after: Duration = INHERITED,
+    expire_after: Duration = INHERITED,
 ) -> Scope[Rdict]:
     """Open a database, to be entered with `with`; it is made if it is missing.
 
@@ -371,7 +417,7 @@ def open(  # noqa: A001 - the word for it, as in `dbm.open`
     """
     request = _opening.check_request(
         path, options, column_families, access_type, raw_mode, allow_pickle, statistics,
-        lock_timeout, close_timeout, policy, trace,
+        lock_timeout, close_timeout, policy, trace, warn_after, expire_after,
     )  # fmt: skip
     database = blank(Rdict)
     database._open(request, default_raw=True, scoped=True)

@@ -396,6 +396,11 @@ def is_unused(container: Sequence[Any], index: int) -> bool:
     return sys.getrefcount(container[index]) <= 2  # noqa: PLR2004 - see above
 
 
+def is_unused_slot(record: Any) -> bool:
+    """Tell whether nothing but its record refers to a native object; see `is_unused`."""
+    return sys.getrefcount(record.native) <= 2  # noqa: PLR2004 - the slot, and the argument of getrefcount
+
+
 def natives_in(native: Any) -> list[Any]:
     """List the single native objects in a record's native part: tuples, and cursors that are shared."""
     if native is None:

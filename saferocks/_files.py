@@ -7,8 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
-from saferocks._handle import Handle, HandleRecord, open_handle
+from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
+from saferocks._leases import asked_for
 from saferocks._registry import PROCESS
+from saferocks._settings import INHERITED
 from saferocks.errors import InvalidArgumentError, IOFailedError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from saferocks._directory import StrPath
     from saferocks._engine import Options
     from saferocks._ordering import Key
+    from saferocks._settings import Duration
 
 
 class CheckpointRecord(HandleRecord):
@@ -28,12 +31,14 @@ class CheckpointRecord(HandleRecord):
     kind = "checkpoint"
 
 
-class Checkpoint(Handle[CheckpointRecord]):
+class Checkpoint(LeasedHandle[CheckpointRecord]):
     """Makes openable copies of a database, of hard links where it can (`Checkpoint`).
 
     Args:
         db: The database to copy.
         label: A name for it in reports.
+        warn_after: Seconds after which it is overdue; what its database or `configure` says if left out.
+        expire_after: Seconds after which it is released, likewise.
 
     Example:
         >>> import saferocks, tempfile, os
@@ -49,12 +54,20 @@ class Checkpoint(Handle[CheckpointRecord]):
 
     __slots__ = ()
 
-    def __init__(self, db: Any, *, label: str | None = None) -> None:
+    def __init__(
+        self,
+        db: Any,
+        *,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> None:
         if not isinstance(db, Handle) or db._record.kind not in ("database", "column_family"):
             raise TypeError(f"db is {type(db).__name__}; give an open saferocks database")
         db._record.live
+        lease = asked_for(db._record.owner, warn_after, expire_after)
         record = open_handle(self, db, CheckpointRecord(db._record.owner, label))
-        record.acquire(lambda: _engine.new_checkpoint(db._record.live))
+        record.acquire(lambda: _engine.new_checkpoint(db._record.live), lease)
 
     def create(self, path: StrPath) -> None:
         """Copy the database as it is now into a directory that does not exist yet.
@@ -124,7 +137,7 @@ class SstRecord(HandleRecord):
                 os.unlink(path)
 
 
-class SstFileWriter(Handle[SstRecord]):
+class SstFileWriter(LeasedHandle[SstRecord]):
     """Writes one SST file of ascending keys, to be ingested later (`SstFileWriter`).
 
     Entered, it finishes the file on a clean exit and removes it on an exception.
@@ -132,6 +145,8 @@ class SstFileWriter(Handle[SstRecord]):
     Args:
         options: The options of the database that will ingest the file; typed by default, as in rocksdict.
         label: A name for it in reports.
+        warn_after: Seconds after which it is overdue; what `configure` says if left out.
+        expire_after: Seconds after which it is released, and an unfinished file removed, likewise.
 
     Example:
         >>> import saferocks, tempfile, os
@@ -148,9 +163,17 @@ class SstFileWriter(Handle[SstRecord]):
 
     __slots__ = ()
 
-    def __init__(self, options: Options | None = None, *, label: str | None = None) -> None:
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> None:
+        lease = asked_for(PROCESS, warn_after, expire_after)
         record = open_handle(self, None, SstRecord(label))
-        record.acquire(lambda: _engine.new_sst_writer(options))
+        record.acquire(lambda: _engine.new_sst_writer(options), lease)
 
     def open(self, path: StrPath) -> None:
         """Begin a file.

@@ -92,7 +92,7 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
         age: For how many seconds it had been open when it escaped; its present age if left out.
     """
     watch = _watch.whose(record)
-    key = (record.kind, _identity(record.site), escape, record.label, id(watch))
+    key = (record.kind, identity(record.site), escape, record.label, id(watch))
     owner = record.owner
     fresh = Tally(
         record.kind,
@@ -116,7 +116,7 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
     return found, next(found.numbers)
 
 
-def _identity(site: Site) -> tuple[int, int]:
+def identity(site: Site) -> tuple[int, int]:
     """Return what tells one place from another, for as long as its code lives, which a tally sees to.
 
     Code objects will not do: equal functions of different files are equal.
@@ -137,7 +137,7 @@ def report_collected(found: Tally, number: int) -> None:
         found.told = number
         return
     try:
-        if _is_milestone(number):
+        if is_milestone(number):
             report(found, number)
     except LeakedHandleWarning:
         if found.policy != "raise":
@@ -202,7 +202,8 @@ def report(found: Tally, number: int) -> None:
     warn(f"{leak.headline}; open it inside '{found.remedy}'{stack}", LeakedHandleWarning, found.site)
 
 
-def _is_milestone(count: int) -> bool:
+def is_milestone(count: int) -> bool:
+    """Tell whether a count is 1, 10, 100, ...: each line is told of that often."""
     while count >= 10 and count % 10 == 0:  # noqa: PLR2004 - powers of ten
         count //= 10
     return count == 1
@@ -264,11 +265,11 @@ def unscoped(record: Record) -> None:
     where = _registry.format_site(record.site)
     if policy == "raise":
         raise NotEnteredError(f"{record.kind} opened at {where} was used without 'with'; write '{record.remedy}'")
-    if policy == "ignore" or (record.kind, _identity(record.site)) in _told:
+    if policy == "ignore" or (record.kind, identity(record.site)) in _told:
         return
     if len(_told) >= _MOST_TOLD:  # a program that compiles code as it runs has ever new lines
         _told.clear()
-    _told[record.kind, _identity(record.site)] = record.site
+    _told[record.kind, identity(record.site)] = record.site
     events.drain()
     events.defer("saferocks.handle_unscoped", kind=record.kind, database=record.owner.name, opened_at=where)
     warn(

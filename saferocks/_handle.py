@@ -15,11 +15,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from saferocks import _engine, _guard, _registry, _watch, events
+from saferocks import _engine, _guard, _leases, _registry, _watch, events
+from saferocks._leases import pending as leases
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
     HandleClosedError,
     HandleError,
+    HandleExpiredError,
     NotEnteredError,
     SaferocksError,
     UnscopedHandleWarning,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self  # known to type checkers without being installed
+
+    from saferocks._leases import Lease
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -59,9 +63,16 @@ class Scope(Protocol[T_co]):
 
 
 class HandleRecord(Record):
-    """A record with a life: opened, perhaps entered, released once."""
+    """A record with a life: opened, perhaps entered, released once.
 
-    __slots__ = ("live",)
+    Attributes:
+        live: What the handle's methods call through; unset while it may not be used.
+        lease: For how long it may be open; reads as None while it is unset, which costs openers nothing.
+    """
+
+    __slots__ = ("lease", "live")
+
+    lease: Lease | None
 
     #: Whether a handle that escapes is worth a report (column families are not).
     guarded = True
@@ -71,18 +82,20 @@ class HandleRecord(Record):
     disposes = False
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for `live` while it is unset.
+        # Reached only for `live` and `lease` while they are unset.
         if name != "live":
+            if name == "lease":
+                return None
             raise AttributeError(name)
         if self.reason is not None:
             return self.after_release()
-        if self.owner.closing or self.native is None:
+        if self.owner.closing or self.native is None or self.is_expired():
             raise self.closed_error()
         self.before_entering()
         self.start(USED)
         return self.live
 
-    def acquire(self, acquire: Callable[[], Any]) -> None:
+    def acquire(self, acquire: Callable[[], Any], lease: Lease | None = None) -> None:
         """Acquire the native object for this record, which is in the registry already.
 
         If that fails, or the database closed meanwhile, nothing stays behind.
@@ -90,11 +103,14 @@ class HandleRecord(Record):
         Args:
             acquire: Returns the native object. It takes no arguments, so that no frame that an
                 error's traceback keeps has native objects in its variables.
+            lease: For how long the handle may be open, if that is limited.
         """
         if events.pending:
             events.drain()
         try:
             self.native = acquire()
+            if lease is not None:
+                _leases.grant(self, lease)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = self.failed(error)
         else:
@@ -171,8 +187,40 @@ class HandleRecord(Record):
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
         where = _registry.format_site(self.site)
+        if self.is_expired():
+            return self.expired_error(where)
         advice = _ADVICE.get(self.reason, "open it inside")
         return HandleClosedError(f"{self.kind} opened at {where} was released {self.why()}; {advice} '{self.remedy}'")
+
+    def is_expired(self) -> bool:
+        """Tell whether the handle may not be used any more because its lease has run out."""
+        if self.reason is None:
+            return self.lease is not None and self.lease.expired
+        return self.reason in (Reason.EXPIRED, Reason.SNAPSHOT_EXPIRED)
+
+    def expired_error(self, where: str) -> HandleExpiredError:
+        """Return the error for a use after the lease has run out."""
+        if self.reason is Reason.SNAPSHOT_EXPIRED:
+            return HandleExpiredError(
+                f"{self.kind} opened at {where} was released {Reason.SNAPSHOT_EXPIRED.value}; call renew() on the "
+                "snapshot in time, or give it a longer expire_after"
+            )
+        after = None if self.lease is None else self.lease.expire_after
+        return HandleExpiredError(
+            f"{self.kind} opened at {where} was released {Reason.EXPIRED.value}, {after:g} s after "
+            f"it was opened or renewed; call renew() in time, or give a longer expire_after: '{self.remedy}'"
+        )
+
+    def expire(self) -> bool:
+        """Release the handle because its lease has run out; False if it was released already."""
+        return release(self, Reason.EXPIRED)
+
+    def is_referred_to(self) -> bool:
+        """Tell whether anybody but this record refers to the native object; asked while `live` is unset.
+
+        A thread may have fetched it to call a method, without having come to the call.
+        """
+        return self.native is not None and not _engine.is_unused_slot(self)
 
     def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""
@@ -220,6 +268,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
         return False
     record.reason = reason
     record.state = RELEASED
+    if leases:
+        _leases.ended(record)
     try:
         if record.disposes:
             record.disable()
@@ -324,6 +374,28 @@ class Handle(Generic[RecordT]):
     def __reduce__(self) -> str:
         kind = self._record.kind
         raise TypeError(f"{kind} handles cannot be pickled or copied: each owns a native object of this process")
+
+
+class LeasedHandle(Handle[RecordT]):
+    """A handle that may have a lease: any but a database or a column family, which last."""
+
+    __slots__ = ()
+
+    def renew(self) -> None:
+        """Let `warn_after` and `expire_after` count anew from now.
+
+        Raises:
+            HandleExpiredError: If it is too late.
+            HandleClosedError: If the handle has been released.
+            HandleError: If it was opened without either.
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     with db.snapshot(expire_after=60) as snap:
+            ...         snap.renew()
+        """
+        _leases.renew(self._record)
 
 
 #: Makes a handle without its constructor, for the openers.

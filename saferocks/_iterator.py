@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
-from saferocks._handle import Handle, HandleRecord, release
+from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._registry import Reason, Record
 from saferocks.errors import ConcurrentUseError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from saferocks._leases import Lease
     from saferocks._ordering import Bounds, Key
     from saferocks._registry import Owner
 
@@ -89,9 +90,13 @@ class SharedCursorRecord(BoundedCursorRecord):
         """Leave the answer to the snapshot."""
         return False
 
-    def acquire(self, acquire: Callable[[], Any]) -> None:
+    def is_referred_to(self) -> bool:
+        """Leave that to the snapshot too, which goes on referring to its cursor."""
+        return False
+
+    def acquire(self, acquire: Callable[[], Any], lease: Lease | None = None) -> None:
         """Get hold of the snapshot's cursor."""
-        super().acquire(acquire)
+        super().acquire(acquire, lease)
         join_snapshot(self)
 
     def activate(self) -> Any:
@@ -105,7 +110,7 @@ class SharedCursorRecord(BoundedCursorRecord):
             native.users.pop(self.id, None)
 
 
-class RdictIter(Handle[CursorRecord]):
+class RdictIter(LeasedHandle[CursorRecord]):
     """A cursor (`Iterator`): seek to a row, read it, step on.
 
     Example:

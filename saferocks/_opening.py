@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
 from saferocks._options import AccessType
-from saferocks._settings import policy_or_none, trace_or_none
+from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
 from saferocks.errors import CorruptionError, InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 
 if TYPE_CHECKING:
     from saferocks._engine import Options
-    from saferocks._settings import Policy, Trace
+    from saferocks._settings import Duration, Policy, Trace
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 _SECONDARY_ATTEMPTS = 10
@@ -39,6 +38,7 @@ class Request:
         close_timeout: Seconds that a close waits for calls in flight.
         policy: The database's own policy, if any.
         trace: The database's own trace, if any.
+        lease: The database's own defaults for leases, given or left out.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Request:
     close_timeout: float
     policy: Policy | None
     trace: Trace | None
+    lease: tuple[Duration, Duration]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def check_request(
     close_timeout: Any,
     policy: Any,
     trace: Any,
+    warn_after: Any,
+    expire_after: Any,
 ) -> Request:
     """Check the arguments of an opening.
 
@@ -113,9 +116,10 @@ def check_request(
         allow_pickle=_flag("allow_pickle", allow_pickle),
         statistics=_flag("statistics", statistics),
         lock_timeout=seconds("lock_timeout", lock_timeout, zero=True),
-        close_timeout=seconds("close_timeout", close_timeout, zero=False),
+        close_timeout=seconds("close_timeout", close_timeout),
         policy=policy_or_none(policy),
         trace=trace_or_none(trace),
+        lease=lease_defaults(warn_after, expire_after),
     )
 
 
@@ -123,21 +127,6 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; give True or False")
     return value
-
-
-def seconds(name: str, value: Any, *, zero: bool) -> float:
-    """Return a duration in seconds that is finite and positive (or zero, where that has a meaning).
-
-    Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, infinite or not a number.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is {value!r}; give seconds as a number")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        allowed = "non-negative" if zero else "positive"
-        raise ValueError(f"{name} is {value!r}; give a {allowed}, finite number of seconds")
-    return float(value)
 
 
 def _checked_families(given: Any) -> dict[str, Options] | None:

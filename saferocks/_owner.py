@@ -10,13 +10,14 @@ from saferocks import _engine, _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
+from saferocks._settings import INHERITED, expect_leases
 from saferocks.errors import ColumnFamilyDroppedError, ReadOnlyError, SaferocksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from saferocks._options import AccessType
-    from saferocks._settings import Policy, Trace
+    from saferocks._settings import Duration, Policy, Trace
 
 
 class DatabaseOwner(Owner):
@@ -48,8 +49,12 @@ class DatabaseOwner(Owner):
         close_timeout: float,
         policy: Policy | None,
         trace: Trace | None,
+        lease: tuple[Duration, Duration],
     ) -> None:
         super().__init__(name, policy, trace)
+        self.own_lease = lease
+        if lease != (INHERITED, INHERITED):
+            expect_leases()
         self.directory = directory
         self.access = access
         self.close_timeout = close_timeout

@@ -17,11 +17,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _settings
+from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-    from saferocks._settings import Policy, Trace
+    from saferocks._settings import Duration, Policy, Trace
 
 #: A place in the code, as a code object and an instruction offset; cheap to take, formatted late.
 Site = tuple["CodeType | None", int]
@@ -61,6 +62,7 @@ class Reason(Enum):
     FAMILY_DROPPED = "when its column family was dropped"
     COLLECTED = "when it was collected"
     EXPIRED = "when its lease expired"
+    SNAPSHOT_EXPIRED = "when the lease of its snapshot expired"
     FORKED = "when this process was forked"
     LEAKED = "when it was found to have leaked"
     UNDER_WAY = "by another thread at this moment"  # which has yet to say why; never a record's reason
@@ -78,14 +80,16 @@ class Owner:
         children: Its open handles, oldest first, by id.
         leaks: Tallies of what escaped and has not been raised yet, kept by the guard.
         closing: True from the start of a close, for good once it is done; no handle opens then.
+        own_lease: Its own `warn_after` and `expire_after` for its handles, given or left out.
     """
 
-    __slots__ = ("__weakref__", "children", "closing", "leaks", "name", "own_policy", "own_trace")
+    __slots__ = ("__weakref__", "children", "closing", "leaks", "name", "own_lease", "own_policy", "own_trace")
 
     def __init__(self, name: str | None, policy: Policy | None = None, trace: Trace | None = None) -> None:
         self.name = name
         self.own_policy: Policy | None = policy
         self.own_trace: Trace | None = trace
+        self.own_lease: tuple[Duration, Duration] = (INHERITED, INHERITED)
         self.children: dict[int, Record] = {}
         self.leaks: dict[Any, Any] = {}
         self.closing = False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor, Place
-from saferocks._handle import Handle, HandleRecord, release
+from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._iterator import join_snapshot
 from saferocks._registry import EXHAUSTED, Record
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from saferocks._leases import Lease
     from saferocks._ordering import Bounds, Key
     from saferocks._registry import Owner
 
@@ -121,7 +122,8 @@ class ScanRecord(HandleRecord):
 
     def is_busy(self) -> bool:
         """Tell whether a thread is taking a row."""
-        return self.rows is not None and bool(self.rows.gi_running)
+        rows = self.rows  # which a release by another thread takes away
+        return rows is not None and bool(rows.gi_running)
 
     def after_release(self) -> Any:
         """A scan that is complete stays complete."""
@@ -166,9 +168,13 @@ class SharedScanRecord(ScanRecord):
 
     __slots__ = ()
 
-    def acquire(self, acquire: Callable[[], Any]) -> None:
+    def is_referred_to(self) -> bool:
+        """Leave that to the snapshot, which goes on referring to its cursor."""
+        return False
+
+    def acquire(self, acquire: Callable[[], Any], lease: Lease | None = None) -> None:
         """Get hold of the snapshot's cursor."""
-        super().acquire(acquire)
+        super().acquire(acquire, lease)
         join_snapshot(self)
 
     def activate(self) -> Generator[Any, None, None]:
@@ -356,7 +362,7 @@ class _Tail:
         raise self._scan._record.end()
 
 
-class Scan(Handle[ScanRecord], Iterator[Row], Generic[Row]):
+class Scan(LeasedHandle[ScanRecord], Iterator[Row], Generic[Row]):
     """Rows in key order, or in reverse; enter it, then iterate.
 
     It sees the state of the moment at which it was opened. After its release not one more row

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _ordering
 from saferocks._options import check_read_options
+from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
     from saferocks._handle import Scope
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
     from saferocks._scan import RdictColumns, RdictEntities, RdictItems, RdictKeys, RdictValues
+    from saferocks._settings import Duration
 
 
 class ScanMethods:
@@ -39,11 +41,20 @@ class ScanMethods:
         upper_bound: Key,
         prefix: Key,
         label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
     ) -> Any:
         """Check the arguments of a scan and open it."""
 
     @abstractmethod
-    def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+    def _cursor(
+        self,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
+    ) -> RdictIter:
         """Open a cursor whose arguments have been checked."""
 
     def _check_start(self, from_key: Key) -> None:
@@ -71,6 +82,8 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictItems]:
         """Open a scan of keys and values (`NewIterator`).
 
@@ -82,12 +95,16 @@ class ScanMethods:
             upper_bound: First key that may not.
             prefix: What every key must start with (bytes, or str in a typed database).
             label: A name for it in reports.
+            warn_after: Seconds after which it is overdue: warned of, and logged. None for never;
+                what its database or `configure` says if left out.
+            expire_after: Seconds after which it is released, likewise.
 
         Returns:
             A scope; enter it to iterate over `(key, value)`.
 
         Raises:
             TypeError: If a key or bound is of a type that the database cannot hold.
+            ValueError: If a duration is not positive and finite, or `warn_after` not shorter than `expire_after`.
 
         Example:
             >>> import saferocks, tempfile, os
@@ -98,7 +115,7 @@ class ScanMethods:
             [(b'user:1', b'ann'), (b'user:2', b'bob')]
         """
         scan: Scope[RdictItems] = self._scan(
-            "items", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+            "items", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
         return scan
 
@@ -112,10 +129,12 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictKeys]:
         """Open a scan of keys; the arguments are those of `items`."""
         scan: Scope[RdictKeys] = self._scan(
-            "keys", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+            "keys", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
         return scan
 
@@ -129,10 +148,12 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictValues]:
         """Open a scan of values in the order of their keys; the arguments are those of `items`."""
         scan: Scope[RdictValues] = self._scan(
-            "values", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+            "values", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
         return scan
 
@@ -146,10 +167,12 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictColumns]:
         """Open a scan of wide columns; the arguments are those of `items`."""
         scan: Scope[RdictColumns] = self._scan(
-            "columns", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+            "columns", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
         return scan
 
@@ -163,10 +186,12 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictEntities]:
         """Open a scan of keys and wide columns; the arguments are those of `items`."""
         scan: Scope[RdictEntities] = self._scan(
-            "entities", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label
+            "entities", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
         return scan
 
@@ -178,6 +203,8 @@ class ScanMethods:
         upper_bound: Key = None,
         prefix: Key = None,
         label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
     ) -> Scope[RdictIter]:
         """Open a cursor (`NewIterator`); the arguments are those of `items`.
 
@@ -185,5 +212,6 @@ class ScanMethods:
             A scope; enter it to seek, step and read.
         """
         if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
-            return self._cursor(None, self._everything, label)
-        return self._cursor(read_opt, self._bounds(read_opt, lower_bound, upper_bound, prefix), label)
+            return self._cursor(None, self._everything, label, warn_after, expire_after)
+        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
+        return self._cursor(read_opt, bounds, label, warn_after, expire_after)

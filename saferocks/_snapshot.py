@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
-from saferocks._handle import Handle, HandleRecord, blank, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, blank, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
+from saferocks._leases import asked_for
 from saferocks._registry import Reason
 from saferocks._scan import SCANS, SharedScanRecord
 from saferocks._scan_methods import ScanMethods
@@ -21,6 +22,7 @@ from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
 if TYPE_CHECKING:
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
+    from saferocks._settings import Duration
 
 _MISSING = "key not found"
 
@@ -47,10 +49,11 @@ class SnapshotRecord(HandleRecord):
 
     def dispose(self, native: Any) -> None:
         """Release the snapshot's scans, youngest first, and then its cursors."""
+        reason = Reason.SNAPSHOT_EXPIRED if self.reason is Reason.EXPIRED else Reason.SNAPSHOT_RELEASED
         for _, pinned in native or ():
             if pinned is not None:
                 for user in reversed(list(pinned.users.values())):
-                    release(user, Reason.SNAPSHOT_RELEASED)
+                    release(user, reason)
                 pinned.native = None
 
 
@@ -162,20 +165,31 @@ class SnapshotReads(ScanMethods):
         upper_bound: Key,
         prefix: Key,
         label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
     ) -> Any:
+        lease = asked_for(self._record.owner, warn_after, expire_after)
         self._check_options(read_opt)
         bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
         self._check_start(from_key)
         scan = blank(SCANS[method])
         record = SharedScanRecord(self._record.owner, label, method, backwards, bounds, from_key)
-        open_handle(scan, self._anchor, record).acquire(self._pinned)
+        open_handle(scan, self._anchor, record).acquire(self._pinned, lease)
         return scan
 
-    def _cursor(self, read_opt: ReadOptions | None, bounds: Bounds, label: str | None) -> RdictIter:
+    def _cursor(
+        self,
+        read_opt: ReadOptions | None,
+        bounds: Bounds,
+        label: str | None,
+        warn_after: Duration,
+        expire_after: Duration,
+    ) -> RdictIter:
+        lease = asked_for(self._record.owner, warn_after, expire_after)
         self._check_options(read_opt)
         cursor = blank(RdictIter)
         record = SharedCursorRecord(self._record.owner, label, bounds)
-        open_handle(cursor, self._anchor, record).acquire(self._pinned)
+        open_handle(cursor, self._anchor, record).acquire(self._pinned, lease)
         return cursor
 
     def _check_options(self, read_opt: ReadOptions | None) -> None:
@@ -188,7 +202,7 @@ class SnapshotReads(ScanMethods):
             )
 
 
-class Snapshot(SnapshotReads, Handle[SnapshotRecord]):
+class Snapshot(SnapshotReads, LeasedHandle[SnapshotRecord]):
     """One state of the database, for point reads and any number of interleaved scans (`Snapshot`).
 
     It keeps every version that it can see from being compacted away, and unless it was opened

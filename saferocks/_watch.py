@@ -33,6 +33,12 @@ _writing = threading.RLock()
 _active: dict[int, threading.Thread] = vars(threading)["_active"]
 
 
+def thread_name(ident: int) -> str:
+    """Return the name of a thread, or its identifier once it is gone; safe in finalizers."""
+    thread = _active.get(ident)
+    return str(ident) if thread is None else thread.name
+
+
 class Watch:
     """Whose the handles are that are opened while it is on.
 

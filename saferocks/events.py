@@ -8,6 +8,9 @@ logger `saferocks`; never to stdout. saferocks configures neither.
 | `saferocks.handle_leaked` | warning | a handle was collected while open, or was open at exit |
 | `saferocks.handle_outlived_database` | warning | a handle was still open when its database closed |
 | `saferocks.handle_unscoped` | warning | a handle was used without `with`, once a line |
+| `saferocks.handle_overdue` | warning | a handle was open for longer than its `warn_after`, once a term |
+| `saferocks.handle_returned` | warning | a handle that was overdue has been released: takes that back |
+| `saferocks.handle_expired` | warning | a handle was open for longer than its `expire_after`, and was released |
 | `saferocks.database_opened` | debug | |
 | `saferocks.database_closed` | debug | |
 """

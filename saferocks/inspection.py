@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from saferocks import _engine, _registry, events
+from saferocks import _engine, _leases, _registry, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,9 @@ class HandleInfo:
         label: The label given at the opening, if any.
         note: What would be lost with it, such as the operations of a batch.
         entered: Whether it is inside its `with`.
+        warn_after: Seconds after which it is overdue, or None.
+        expire_after: Seconds after which it is released, or None.
+        expires_in: Seconds until then, unless it is renewed; None if it does not expire.
     """
 
     kind: str
@@ -43,6 +46,9 @@ class HandleInfo:
     label: str | None
     note: str | None
     entered: bool
+    warn_after: float | None = None
+    expire_after: float | None = None
+    expires_in: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,23 @@ def handle_infos(records: Iterable[Record]) -> tuple[HandleInfo, ...]:
             label=record.label,
             note=record.note,
             entered=record.state is _registry.ENTERED,
+            **_leases.figures(record),
         )
         for record in records
     )
+
+
+def pending_deadlines() -> int:
+    """Return how many deadlines of leases are still to come, in the whole process.
+
+    Each open handle with a lease has one, until it is overdue and does not expire.
+
+    Example:
+        >>> import saferocks
+        >>> saferocks.inspection.pending_deadlines()
+        0
+    """
+    return _leases.watcher.pending()
 
 
 def heap_used() -> int | None:

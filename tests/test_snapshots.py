@@ -429,8 +429,8 @@ def test_a_release_between_acquiring_and_joining(
     """A scan released, by another thread's close, while it is being opened says so and leaves nothing behind."""
     acquire = HandleRecord.acquire
 
-    def acquire_and_lose(record: HandleRecord, native: Callable[[], Any]) -> None:
-        acquire(record, native)
+    def acquire_and_lose(record: HandleRecord, native: Callable[[], Any], lease: None) -> None:
+        acquire(record, native, lease)
         release(record, Reason.DATABASE_CLOSED)
 
     with rows.snapshot() as snap:

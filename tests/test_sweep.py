@@ -149,11 +149,14 @@ RDICT: dict[str, Use] = {
     "write": lambda handle, tools: handle.write(tools.batch()),
     "write_batch": lambda handle, tools: in_block(handle.write_batch()),
 }
+RENEW: dict[str, Use] = {"renew": lambda handle, tools: handle.renew()}
 SCAN: dict[str, Use] = {
+    **RENEW,
     "__iter__": lambda handle, tools: next(iter(handle)),
     "__next__": lambda handle, tools: next(handle),
 }
 CURSOR: dict[str, Use] = {
+    **RENEW,
     "columns": lambda handle, tools: handle.columns(),
     "key": lambda handle, tools: handle.key(),
     "next": lambda handle, tools: handle.next(),
@@ -174,10 +177,12 @@ SNAPSHOT_VIEW: dict[str, Use] = {
     "get_entity": lambda handle, tools: handle.get_entity(b"k"),
 }
 SNAPSHOT: dict[str, Use] = {
+    **RENEW,
     **SNAPSHOT_VIEW,
     "get_column_family": lambda handle, tools: handle.get_column_family("f"),
 }
 BATCH_WRITES: dict[str, Use] = {
+    **RENEW,
     "__delitem__": lambda handle, tools: handle.__delitem__(b"gone"),
     "__setitem__": lambda handle, tools: handle.__setitem__(b"new", b"1"),
     "delete": lambda handle, tools: handle.delete(b"gone"),
@@ -197,10 +202,12 @@ BATCH: dict[str, Use] = {
 }
 BULK: dict[str, Use] = {**BATCH_WRITES, "flush": lambda handle, tools: handle.flush()}
 CHECKPOINT: dict[str, Use] = {
+    **RENEW,
     "create": lambda handle, tools: handle.create(tools.path()),
     "create_checkpoint": lambda handle, tools: handle.create_checkpoint(tools.path()),
 }
 SST: dict[str, Use] = {
+    **RENEW,
     "__delitem__": lambda handle, tools: handle.__delitem__(b"gone"),
     "__setitem__": lambda handle, tools: handle.__setitem__(b"new", b"1"),
     "file_size": lambda handle, tools: handle.file_size(),
@@ -303,6 +310,7 @@ HARMLESS: dict[tuple[type, str], str] = {
 }
 #: What fails even on a handle in use, because the sweep calls each attribute alone.
 FAILING: dict[tuple[type | str, str], str] = {
+    **{(kind.name, "renew"): "HandleError" for kind in KINDS if "renew" in kind.uses},  # it has no lease
     (saferocks.Rdict, "try_catch_up_with_primary"): "NotSupportedError",  # it is no secondary
     (saferocks.RdictIter, "next"): "InvalidArgumentError",  # it is not on a row yet
     (saferocks.RdictIter, "prev"): "InvalidArgumentError",

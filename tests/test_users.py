@@ -148,7 +148,7 @@ def test_durations_read_as_people_write_them() -> None:
 
 def test_configure_names_what_it_knows() -> None:
     """An unknown setting is refused with the names that there are."""
-    with pytest.raises(TypeError, match="'colour'; there are 'policy' and 'trace'"):
+    with pytest.raises(TypeError, match="'colour'; there are 'policy', 'trace', 'warn_after' and 'expire_after'"):
         saferocks.configure(colour="red")
 
 
