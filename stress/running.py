@@ -9,11 +9,12 @@ import json
 import logging
 import random
 import sys
+import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, TextIO
 
-from saferocks import LeakedHandleWarning
+from saferocks import LeakedHandleWarning, OverdueHandleWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ PLANTED = 100
 #: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
 ENOUGH_ROUNDS = 150
 _MORE_SECONDS = 30.0
+#: What the guard, or the watcher of the leases, says of a line.
+_SAID = (LeakedHandleWarning, OverdueHandleWarning)
 _SHORT_RUN = 300.0
 _SAMPLES = 100
 
@@ -51,6 +54,7 @@ class Leg:
         self.seconds = seconds
         self.random = random.Random(seed)
         self._channel = channel
+        self._lock = threading.RLock()  # warnings come from the watcher of the leases and from finalizers, too
         self._start = 0.0
         self._enough = ENOUGH_ROUNDS
         self._number = 0
@@ -101,7 +105,8 @@ class Leg:
 
     def listen(self) -> None:
         """Write down what the guard says: its warnings, which name the line, and its events."""
-        warnings.simplefilter("always", LeakedHandleWarning)
+        for category in _SAID:
+            warnings.simplefilter("always", category)
         warnings.showwarning = self._warned
         logging.getLogger("saferocks").addHandler(_Events(self))
 
@@ -114,14 +119,16 @@ class Leg:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, LeakedHandleWarning):
+        if issubclass(category, _SAID):
             self._write("leak", {"source": "warning", "opened_at": f"{filename}:{lineno}", "text": str(message)})
         else:
             sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     def _write(self, kind: str, content: dict[str, Any]) -> None:
-        self._channel.write(json.dumps({kind: content}) + "\n")
-        self._channel.flush()
+        line = json.dumps({kind: content}) + "\n"
+        with self._lock:
+            self._channel.write(line)
+            self._channel.flush()
 
 
 class _Events(logging.Handler):

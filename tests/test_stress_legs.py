@@ -117,6 +117,14 @@ def one_path_alone_forgets_its_buffers(legs: Legs) -> None:
     assert unfreed[1:] == (0, 0)
 
 
+def a_deadline_is_for_one_holder(legs: Legs) -> None:
+    """Timers pile up and hit others in the raw leg; a lease has one deadline, and refuses what is no duration."""
+    for signal, least in (("pending_deadlines", 2), ("wrong_expiries", 10), ("accepted_durations", 10)):
+        highest = [max(legs.series(leg, signal)) for leg in LEGS]
+        assert highest[0] >= least
+        assert highest[1:] == ([1, 1] if signal == "pending_deadlines" else [0, 0])
+
+
 #: What is to be seen of each scenario beyond its verdicts.
 SHOWN = {
     "batch-memory": batches_cost_what_they_hold,
@@ -126,6 +134,7 @@ SHOWN = {
     "reserved-session": sessions_are_as_many_as_snapshots,
     "snapshot-age": a_held_snapshot_ages,
     "transfer-buffers": one_path_alone_forgets_its_buffers,
+    "ttl-overwrite": a_deadline_is_for_one_holder,
 }
 
 
@@ -309,6 +318,17 @@ UNFIXED = {
         1,
         "unfreed_timed_out",
     ),
+    "ttl-overwrite": Mutation(
+        "scoped",
+        "scenarios/ttl_overwrite.py",
+        "with deadlines.held(ttl) as term, db.snapshot(expire_after=ttl) as holder:\n",
+        "with deadlines.held(ttl) as term, contextlib.ExitStack() as stack:\n"
+        "                holder = stack.enter_context(db.snapshot(expire_after=ttl))\n"
+        "                if leg.is_due():\n"
+        "                    leg.__dict__.setdefault('leaked', []).append(stack.pop_all())\n",
+        1,
+        "pending_deadlines",
+    ),
 }
 #: What else can break: a leak that is not planted, a guard that says nothing, or the wrong thing, a crash.
 MUTATIONS = {
@@ -323,6 +343,17 @@ MUTATIONS = {
     ),
 }
 SLOW_MUTATIONS = {
+    "deadlines-outlive-their-handles": (
+        "ttl-overwrite",
+        Mutation(
+            "scoped",
+            "../saferocks/_leases.py",
+            "lease = pending.pop(record.id, None)",
+            "lease = pending.get(record.id)",
+            1,
+            "pending_deadlines",
+        ),
+    ),
     "held-snapshot-removed": (
         "snapshot-age",
         Mutation("raw", SNAPSHOTS, "database.keep(database.db.snapshot())", "database.db.snapshot()", 1, NOT_SEEN),
@@ -342,11 +373,11 @@ SLOW_MUTATIONS = {
 def run_mutated(mutation: Mutation, scenario: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run one leg of a copy of the harness that has the mutation."""
     copy = Path(shutil.copytree(ROOT / "stress", directory / "stress"))
+    shutil.copytree(ROOT / "saferocks", directory / "saferocks")
     source = (copy / mutation.file).read_text()
     assert source.count(mutation.old) == 1
     mutated = source.replace(mutation.old, mutation.new)
     (copy / mutation.file).write_text(mutated.replace("annotations\n", "annotations\n\nimport contextlib\n", 1))
-    shutil.copytree(ROOT / "saferocks", directory / "saferocks")
     command = (sys.executable, "-m", "stress", "run", scenario, "--seconds", str(SECONDS), "--leg", mutation.leg)
     return subprocess.run((*command, "--json"), cwd=directory, capture_output=True, text=True, timeout=120, check=False)
 
