@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rocksdict
 
@@ -16,6 +16,8 @@ from stress.workload import configure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
 
 WriteBatch = rocksdict.WriteBatch
 
@@ -36,9 +38,10 @@ class RawDatabase:
     options: rocksdict.Options
     kept: list[tuple[float, Any]] = field(default_factory=list)
 
-    def keep(self, native: object) -> None:
+    def keep(self, native: T) -> T:
         """Forget to release a native object: a list somewhere holds it for ever."""
         self.kept.append((time.monotonic(), native))
+        return native
 
     def release(self, native: object) -> None:
         """Remember, after all, to let go of what was kept."""

@@ -107,6 +107,11 @@ class Tables:
         """Drop what that thread has borrowed; nothing if it has borrowed nothing."""
         self.borrowed.pop(thread, None)
 
+    def give_back_mine(self, borrower: str) -> None:
+        """Look into the table of this thread, which is not the borrower's, and find nothing there."""
+        del borrower
+        self.give_back(_thread())
+
     def ages(self) -> list[float]:
         """Return for how many seconds each has been borrowed."""
         now = time.monotonic()
@@ -122,11 +127,8 @@ def raw(leg: Leg) -> None:
         signals = database.probe(_START, lambda: threads.signals(tables.borrowed))
         for _ in leg.rounds(replace(signals, ages=tables.ages)):
             workload.step()
-            wrong = leg.is_due()
-            threads.request(
-                lambda: tables.borrow(database.db.iter()),
-                lambda borrower, wrong=wrong: tables.give_back(_thread() if wrong else borrower),
-            )
+            give_back = tables.give_back_mine if leg.is_due() else tables.give_back
+            threads.request(lambda: tables.borrow(database.db.iter()), give_back)
         tables.borrowed.clear()
 
 

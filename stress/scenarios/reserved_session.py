@@ -7,7 +7,7 @@ reservation, and the number of reservations was no longer that of the sessions.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from stress.guarded import open_guarded, probe
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import saferocks
+    from stress.raw import RawDatabase
     from stress.running import Leg
 
 _ROW = row_key(0)
@@ -70,17 +71,21 @@ def raw(leg: Leg) -> None:
         workload.fill()
         proxy = Proxy(lambda: len(database.kept))
         for _ in leg.rounds(database.probe(QUEUE, proxy.signals)):
-            clients = {Client(): database.db.snapshot() for _ in range(leg.random.randint(1, _MOST_CLIENTS))}
-            for client, snapshot in clients.items():
-                proxy.alive.add(client)
-                database.keep(snapshot)
+            clients = {
+                Client(): database.keep(database.db.snapshot()) for _ in range(leg.random.randint(1, _MOST_CLIENTS))
+            }
+            proxy.alive.update(clients)
             workload.step()
             proxy.compare()
-            for client, snapshot in clients.items():
-                proxy.alive.discard(client)
-                if not leg.is_due():
-                    database.release(snapshot)
-            del clients, client, snapshot
+            _leave_raw(leg, database, proxy, clients)
+
+
+def _leave_raw(leg: Leg, database: RawDatabase, proxy: Proxy, clients: dict[Client, Any]) -> None:
+    while clients:
+        client, snapshot = clients.popitem()
+        proxy.alive.discard(client)
+        if not leg.is_due():
+            database.release(snapshot)
 
 
 class Session:
@@ -112,11 +117,15 @@ def guarded(leg: Leg) -> None:
             proxy.alive.update(sessions)
             workload.step()
             proxy.compare()
-            for session in sessions:
-                if not leg.is_due():
-                    session.end()
-                    proxy.alive.discard(session)
-            del sessions, session
+            _leave(leg, proxy, sessions)
+
+
+def _leave(leg: Leg, proxy: Proxy, sessions: list[Session]) -> None:
+    while sessions:
+        session = sessions.pop()
+        if not leg.is_due():
+            session.end()
+            proxy.alive.discard(session)
 
 
 def scoped(leg: Leg) -> None:

@@ -148,7 +148,7 @@ class Transfer:
 
     def finish(self, error: TransferError | None = None) -> None:
         """Write the buffer, or discard it if the transfer has failed."""
-        self.buffer.__exit__(error and type(error), error, None)
+        self.buffer.__exit__(None if error is None else type(error), error, None)
 
 
 def guarded(leg: Leg) -> None:
