@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _ordering, _registry
-from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release
+from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release, wait_until_gone
 from saferocks._leases import asked_for
 from saferocks._registry import PROCESS, Reason
 from saferocks._settings import INHERITED
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from saferocks._settings import Duration
 
 
+#: How long the end of a block waits for another thread's release of the batch.
+_LAST_CALLS_SECONDS = 5.0
 #: Releases by which the owner of a batch has said what becomes of it.
 _DECIDED = frozenset({Reason.COMMITTED, Reason.FAILED, Reason.EXITED})
 
@@ -47,28 +50,25 @@ class BatchRecord(HandleRecord):
     @property
     def note(self) -> str | None:
         """What the batch holds."""
-        held = self._held()
+        held = _in_words(self.native)
         return None if held is None else f"{held[0]}, not yet written"
 
     @property
     def loss(self) -> str | None:
         """What is lost if the batch is dropped now."""
-        held = self._held()
+        held = _in_words(self.native)
         return None if held is None else f"{held[0]} {held[1]} dropped"
 
-    def _held(self) -> tuple[str, str] | None:
-        """Return the operations in the batch in words, and the verb that goes with them."""
+    def is_busy(self) -> bool:
+        """Tell whether a call is encoding a value."""
         native = self.native
-        if native is None:
-            return None
-        try:
-            operations, size = native.len(), native.size_in_bytes()
-        except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
-            return None
-        if not operations:
-            return None
-        one = operations == 1
-        return f"{operations} operation{'' if one else 's'} ({size} bytes)", "was" if one else "were"
+        return native is not None and _engine.is_busy_batch(native)
+
+    def drop(self, native: Any) -> None:
+        """Remember that a native batch is lost which this record does not own any more."""
+        held = _in_words(native)
+        self.native = None
+        self.lost = self.lost if held is None else f"{held[0]} {held[1]} dropped"
 
     def dispose(self, native: Any) -> None:
         """Remember what is lost, unless its owner has written or discarded it."""
@@ -79,6 +79,20 @@ class BatchRecord(HandleRecord):
     def remedy(self) -> str:
         """The line to write instead."""
         return "with db.bulk_writer() as bulk:" if self.bulk else "with db.write_batch() as batch:"
+
+
+def _in_words(native: Any) -> tuple[str, str] | None:
+    """Return the operations in a native batch in words, and the verb that goes with them."""
+    if native is None:
+        return None
+    try:
+        operations, size = native.len(), native.size_in_bytes()
+    except Exception:  # noqa: BLE001 - consumed by the commit: nothing is lost
+        return None
+    if not operations:
+        return None
+    one = operations == 1
+    return f"{operations} operation{'' if one else 's'} ({size} bytes)", "was" if one else "were"
 
 
 class BatchWrites(LeasedHandle[BatchRecord]):
@@ -192,13 +206,17 @@ class BatchWrites(LeasedHandle[BatchRecord]):
             HandleClosedError: If the batch was taken away before it could be written, its database
                 closed for instance, and no other exception tells of the loss.
         """
-        reason = self._record.reason
-        if reason is None:
+        record = self._record
+        if record.reason is None and record.is_expired():  # and to be released as soon as nobody is inside
+            record.expire()
+        if record.reason is None:
             return False
-        if error is None and self._record.lost is not None:
-            closed = self._record.closed_error()
-            add_note(closed, self._record.lost)
-            raise closed
+        if error is None:
+            wait_until_gone(record, time.monotonic() + _LAST_CALLS_SECONDS)  # what is lost is said before
+            if record.lost is not None:
+                closed = record.closed_error()
+                add_note(closed, record.lost)
+                raise closed
         return True
 
     def __exit__(
@@ -378,6 +396,9 @@ class BulkWriter(BatchWrites):
         if gathered.is_empty():
             return
         record.native = record.live = self._new()
+        if record.reason is not None:  # released since, by another thread: then nothing more is written
+            record.drop(gathered)
+            raise record.too_late()
         self._families = set() if self._family is None else {self._family}
         self._write(gathered, families)
 

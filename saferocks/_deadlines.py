@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 1.0
 #: How many dead deadlines are kept without a thought.
 _SLACK = 1024
+#: The identifiers of the threads that watch, which open no handles.
+threads: set[int] = set()
 _NEVER, _AWAKE = math.inf, math.inf
 
 
@@ -99,7 +101,6 @@ class Watcher:
 
     Attributes:
         clock: The time.
-        thread: Identifier of the thread that watches; 0 while none does.
     """
 
     def __init__(self, clock: Clock, watched: Sized, awake: Callable[[], bool]) -> None:
@@ -111,7 +112,6 @@ class Watcher:
             awake: Called whenever the watcher wakes; it ends if that returns False.
         """
         self.clock = clock
-        self.thread = 0
         self._watched = watched
         self._awake = awake
         self._heap: list[tuple[float, int, Deadline]] = []
@@ -167,11 +167,11 @@ class Watcher:
             except IndexError:  # another thread was faster
                 return
             try:
-                self.thread = threading.get_ident()
+                threads.add(threading.get_ident())
                 while (pause := self._step()) is not None:
                     self._alarm.wait(pause)
             finally:
-                self.thread = 0
+                threads.discard(threading.get_ident())
                 self._vacancy.append(None)
             if self._is_over or not (self._arrivals or self._watched):
                 return

@@ -354,6 +354,17 @@ def is_busy_cursor(cursor: Any) -> bool:
     return False
 
 
+def is_busy_batch(batch: Any) -> bool:
+    """Tell whether a call is inside a native batch, which only encoders written in Python let happen."""
+    try:
+        batch.len()
+    except RuntimeError:
+        return True
+    except Exception:  # noqa: BLE001 - it was written, and is used up
+        return False
+    return False
+
+
 def close_native(rdict: Any, deadline: float) -> None:
     """Close a native database or column family, waiting for calls that still use it (D6).
 

@@ -99,15 +99,17 @@ class SstRecord(HandleRecord):
 
     Attributes:
         path: The file that is being written; None when there is none.
+        lost: The unfinished file that was removed with the writer.
     """
 
-    __slots__ = ("path",)
+    __slots__ = ("lost", "path")
 
     kind = "sst_writer"
     disposes = True
 
     def __init__(self, label: str | None) -> None:
         self.path: str | None = None
+        self.lost: str | None = None
         super().__init__(PROCESS, label)
 
     @property
@@ -133,6 +135,7 @@ class SstRecord(HandleRecord):
         """Remove the unfinished file: ingested, it would be reported as corrupt (D17)."""
         path, self.path = self.path, None
         if path is not None:
+            self.lost = path
             with suppress(OSError):  # it may be gone, with its directory
                 os.unlink(path)
 
@@ -191,6 +194,9 @@ class SstFileWriter(LeasedHandle[SstRecord]):
             )
         _engine.call(record.live.open, target)
         record.path = target
+        if record.reason is not None:  # released since, by another thread
+            record.dispose(None)
+            raise record.closed_error()
 
     def finish(self) -> None:
         """Complete the file; it can then be ingested.
@@ -199,8 +205,15 @@ class SstFileWriter(LeasedHandle[SstRecord]):
             InvalidArgumentError: If it holds no row, or no file is open.
         """
         record = self._record
-        _engine.call(record.live.finish)
-        record.path = None
+        record.live
+        path, record.path = record.path, None  # first: a release by another thread shall not remove a finished file
+        try:
+            _engine.call(record.live.finish)
+        except BaseException:
+            record.path = path
+            if record.reason is not None:
+                record.dispose(None)
+            raise
 
     def file_size(self) -> int:
         """Return the size of the file so far, in bytes."""
@@ -236,5 +249,7 @@ class SstFileWriter(LeasedHandle[SstRecord]):
         try:
             if error is None and record.path is not None and record.reason is None:
                 self.finish()
+            elif error is None and record.lost is not None and record.is_expired():
+                raise record.closed_error()
         finally:
             super().__exit__(kind, error, traceback)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _guard, _registry, _settings, _watch, events
 from saferocks._deadlines import Clock, Watcher, attempt
+from saferocks._registry import Reason
 from saferocks._settings import INHERITED, check_order, duration, given, is_ordered
 from saferocks.errors import HandleError, OverdueHandleWarning
 
@@ -33,6 +34,8 @@ pending: dict[int, Lease] = {}
 _FIRST_PAUSE, _LAST_PAUSE = 0.001, 0.05
 #: Seconds for which an expired handle waits for whoever still refers to its native object, without being inside.
 _PATIENCE = 5.0
+#: Releases by which a call that was under way when the lease ran out has done all that it was to do.
+_IN_TIME = frozenset({Reason.COMMITTED, Reason.EXHAUSTED})
 
 
 class Stage(Enum):
@@ -114,7 +117,7 @@ class Term:
         lease = self.lease
         if self.stage is Stage.RUNNING and lease.warn_after is not None:
             self.stage = Stage.OVERDUE
-            _tell_overdue(self.record, lease, now)
+            _tell_overdue(self.record, lease)
             return None if lease.expire_after is None else self.began + lease.expire_after
         if self.stage is not Stage.EXPIRING:
             if self.outcome.setdefault("", Stage.EXPIRING) is not Stage.EXPIRING:
@@ -123,21 +126,16 @@ class Term:
         return self._expire(now)
 
     def _expire(self, now: float) -> float | None:
-        """Release the handle, or return when to try again: a call is inside, which nothing may be pulled from under."""
+        """Release the handle, or return when to try again: nothing is pulled from under a call."""
         record, lease = self.record, self.lease
-        first, lease.expired = not lease.expired, True
+        lease.expired = True
         record.disable()
-        note = record.loss
         waited = now - self.began - (lease.expire_after or 0.0)
         if record.is_busy() or (waited < _PATIENCE and record.is_referred_to()):
-            if first:
-                attempt(_tell_expired, record, lease, now, note)
             self.pause = min(2 * self.pause, _LAST_PAUSE)
             return now + self.pause
-        released = []
-        attempt(lambda: released.append(record.expire()))
-        if first and released != [False]:  # else its own `with` was faster
-            attempt(_tell_expired, record, lease, now, note)
+        attempt(record.expire)
+        attempt(events.drain)
         return None
 
 
@@ -232,15 +230,29 @@ def ended(record: Record) -> None:
 
 
 def _settle(record: Record, lease: Lease) -> bool:
-    """Queue the event that an overdue handle was returned, once; the watcher logs it."""
+    """Queue the event that tells of the handle's end, if it is one of note; the watcher logs it."""
+    if lease.expired and record.reason not in _IN_TIME:
+        fields = _fields(record, lease)
+        events.defer("saferocks.handle_expired", **fields, expire_after=lease.expire_after, note=record.loss)
+        return True
     try:
         lease.owed.pop()
     except IndexError:  # it was not overdue, or somebody else has told it
         return False
-    if record.reason is _registry.Reason.EXPIRED:  # which is an event of its own
-        return False
-    events.defer("saferocks.handle_returned", **_fields(record, lease, watcher.clock.now()))
+    events.defer("saferocks.handle_returned", **_fields(record, lease))
     return True
+
+
+def _fields(record: Record, lease: Lease) -> dict[str, Any]:
+    return {
+        "kind": record.kind,
+        "database": record.owner.name,
+        "opened_at": _registry.format_site(record.site),
+        "age": round(watcher.clock.now() - lease.opened, 3),
+        "thread": lease.thread or _watch.thread_name(record.thread),
+        "label": record.label,
+        "stack": "\n".join(map(_registry.format_frame, record.stack)) or None,
+    }
 
 
 def figures(record: Record) -> dict[str, float | None]:
@@ -259,35 +271,20 @@ def figures(record: Record) -> dict[str, float | None]:
 # --------------------------------------------------------------------------- the watcher's thread
 
 
-def _fields(record: Record, lease: Lease, now: float) -> dict[str, Any]:
-    return {
-        "kind": record.kind,
-        "database": record.owner.name,
-        "opened_at": _registry.format_site(record.site),
-        "age": round(now - lease.opened, 3),
-        "thread": lease.thread or _watch.thread_name(record.thread),
-        "label": record.label,
-    }
-
-
-def _stack(record: Record) -> str | None:
-    return "\n".join(map(_registry.format_frame, record.stack)) or None
-
-
 #: How many handles of each line have been overdue. The lines are kept, so that no other gets their identity.
 _counts: dict[tuple[str, tuple[int, int]], tuple[int, Site]] = {}
 _MOST_COUNTED = 10_000
 
 
-def _tell_overdue(record: HandleRecord, lease: Lease, now: float) -> None:
+def _tell_overdue(record: HandleRecord, lease: Lease) -> None:
     lease.thread = _watch.thread_name(record.thread)
-    fields = _fields(record, lease, now)
-    attempt(_log, "saferocks.handle_overdue", **fields, warn_after=lease.warn_after, stack=_stack(record))
+    fields = _fields(record, lease)
+    attempt(events.emit, logging.WARNING, "saferocks.handle_overdue", **fields, warn_after=lease.warn_after)
     attempt(_warn, record, lease, fields)
-    # A release looks for this token after it has left `pending`; here it is the other way round.
+    # A release leaves `pending` and then looks for this token; here it is the other way round.
     lease.owed.append(None)
     if record.id not in pending and _settle(record, lease):
-        events.drain()
+        attempt(events.drain)
 
 
 def _warn(record: HandleRecord, lease: Lease, fields: dict[str, Any]) -> None:
@@ -312,20 +309,6 @@ def _warn(record: HandleRecord, lease: Lease, fields: dict[str, Any]) -> None:
 
 def _ordinal(count: int) -> str:
     return "" if count == 1 else f" (overdue handle number {count} of this line)"
-
-
-def _tell_expired(record: HandleRecord, lease: Lease, now: float, note: str | None) -> None:
-    _log(
-        "saferocks.handle_expired",
-        **_fields(record, lease, now),
-        expire_after=lease.expire_after,
-        note=note,
-        stack=_stack(record),
-    )
-
-
-def _log(event: str, **fields: Any) -> None:
-    events.emit(logging.WARNING, event, **fields)
 
 
 def _awake() -> bool:

@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _registry
+from saferocks import _deadlines, _registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,7 +94,8 @@ class Watch:
 
     def _younger(self) -> list[int]:
         threads = _registry.running_threads()
-        return [ident for ident in threads if ident != self.thread and not self._is_older(ident)]
+        others = threads - {self.thread} - _deadlines.threads
+        return [ident for ident in others if not self._is_older(ident)]
 
     def _is_older(self, thread: int) -> bool:
         """Tell whether an identifier is that of a thread which is older than the watch.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import re
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+import threading
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import rocksdict
 
 import saferocks
-from saferocks import _settings, _watch
+from saferocks import _deadlines, _leases, _settings, _watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,3 +248,146 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> LeakSui
     for name in ("SAFEROCKS_POLICY", "SAFEROCKS_TRACE"):
         monkeypatch.delenv(name, raising=False)
     return LeakSuite(pytester)
+
+
+# --------------------------------------------------------------------------- leases
+
+
+class _MovedAlarm(_deadlines.Alarm):
+    """Wakes when it rings, or when the clock has been moved on far enough."""
+
+    def __init__(self, clock: MovedClock) -> None:
+        self._clock = clock
+        self._rung = False
+        self._until: float | None = None
+
+    def ring(self) -> None:
+        with self._clock.changed:
+            self._rung = True
+            self._clock.changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        with self._clock.changed:
+            self._clock.waits += 1
+            self._until = self._clock.time + seconds
+            self._clock.changed.notify_all()
+            self._clock.changed.wait_for(lambda: not self.sleeps())
+            self._until, self._rung = None, False
+
+    def sleeps(self) -> bool:
+        """Tell whether the watcher sleeps, and will until something happens."""
+        return self._until is not None and not self._rung and self._clock.time < self._until
+
+
+class MovedClock(_deadlines.Clock):
+    """A clock that stands still until a test moves it, and then waits until the watcher has done its work.
+
+    Attributes:
+        time: Its time, in seconds.
+        waits: How often the watcher has gone to sleep.
+        running: How many threads have been started to watch and have not ended.
+        started: How many have been started.
+    """
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.waits = self.running = self.started = 0
+        self.changed = threading.Condition()
+        self._alarms: list[_MovedAlarm] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def alarm(self) -> _MovedAlarm:
+        self._alarms.append(_MovedAlarm(self))
+        return self._alarms[-1]
+
+    def advance(self, seconds: float) -> None:
+        """Move on, and return once everything that is due by then has been done."""
+        with self.changed:
+            self.time += seconds
+            self.changed.notify_all()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the watcher sleeps or has ended."""
+        with self.changed:
+            assert self.changed.wait_for(self._is_quiet, CHILD_SECONDS), "the watcher does not come to rest"
+
+    def _is_quiet(self) -> bool:
+        return self.running == 0 or (self.running == 1 and self._alarms[-1].sleeps())
+
+
+class CountedWatcher(_deadlines.Watcher):
+    """A watcher whose threads its clock counts."""
+
+    clock: MovedClock
+
+    def _start(self) -> None:
+        with self.clock.changed:
+            self.clock.running += 1
+            self.clock.started += 1
+        super()._start()
+
+    def _run(self) -> None:
+        try:
+            super()._run()
+        finally:
+            with self.clock.changed:
+                self.clock.running -= 1
+                self.clock.changed.notify_all()
+
+
+@contextmanager
+def moved_clock() -> Iterator[MovedClock]:
+    """Put a clock that stands still under all leases for the length of a block."""
+    clock, before = MovedClock(), _leases.watcher
+    _leases._counts.clear()  # each line of a test is new
+    _leases.watcher = CountedWatcher(clock, _leases.pending, _leases._awake)
+    try:
+        yield clock
+        gc.collect()
+        for _ in range(3):  # after the last handle it stays a moment, twice at the most
+            clock.advance(2 * _deadlines.LINGER_SECONDS)
+        assert (clock.running, _leases.watcher.pending(), _leases.pending) == (0, 0, {})
+    finally:
+        _leases.watcher = before
+
+
+@pytest.fixture
+def clock() -> Iterator[MovedClock]:
+    """A clock for leases that a test moves; at the end nothing may be left to watch, and the watcher have ended."""
+    with moved_clock() as clock:
+        yield clock
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[str, dict[str, Any]]]]:
+    """Return the events since the last call, at WARNING and above, as names and fields."""
+    caplog.set_level(logging.WARNING, "saferocks")
+
+    def take() -> list[tuple[str, dict[str, Any]]]:
+        found = [record for record in caplog.records if record.name == "saferocks"]
+        caplog.clear()
+        return [
+            (record.message.split()[0].removeprefix("saferocks."), record.saferocks)  # type: ignore[attr-defined]
+            for record in found
+        ]
+
+    return take
+
+
+@pytest.fixture
+def overdue() -> Iterator[Callable[[], list[str]]]:
+    """Return the texts of the warnings of overdue handles since the last call, from whatever thread."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("error")
+        warnings.simplefilter("always", saferocks.OverdueHandleWarning)
+
+        def take() -> list[str]:
+            texts = [str(warning.message) for warning in caught]
+            caught.clear()
+            return texts
+
+        yield take
+        assert take() == []
