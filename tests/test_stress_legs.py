@@ -22,7 +22,7 @@ from stress.jobs import LegJob, LegOutcome, run_leg
 from stress.judging import EXPECTED, LegReport, Status
 from stress.record import Plan, Record
 from stress.runner import carry_out, prepare
-from stress.running import ENOUGH_ROUNDS, PLANTED, sampling_interval
+from stress.running import ENOUGH_ROUNDS, PLANTED
 from stress.samples import LegData
 from stress.scenario import LEGS, all_scenarios
 from stress.verdict import Verdict
@@ -185,13 +185,6 @@ def assert_recorded(record: Record) -> None:
     for leg in found["results"]:
         assert len({len(values) for values in leg["series"].values()}) == 1
         assert (leg["table"] is not None) is (scenario == "batch-memory")
-
-
-def test_samples_come_at_least_every_quarter_of_a_second_in_short_runs() -> None:
-    """Short runs sample often, long ones every five seconds."""
-    assert sampling_interval(0.5) == 0.005
-    assert sampling_interval(60) == 0.25
-    assert sampling_interval(3600) == 5.0
 
 
 def test_jobs_and_outcomes_can_be_sent_anywhere() -> None:
