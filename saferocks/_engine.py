@@ -435,9 +435,9 @@ _ITERATOR_NAMES = frozenset({"RdictIter", "RdictItems", "RdictKeys", "RdictValue
 _TICKER = re.compile(r"^rocksdb\.num\.iterator\.(created|deleted) COUNT : (\d+)$", re.MULTILINE)
 
 
-def live_iterators(options: Options) -> int | None:
-    """Return RocksDB's own count of live iterators, or None if statistics are off."""
-    text = options.get_statistics()
+def live_iterators(options: Options | None) -> int | None:
+    """Return RocksDB's own count of live iterators, or None if statistics are off or the database is closed."""
+    text = None if options is None else options.get_statistics()
     if text is None:
         return None
     ticks = {name: int(count) for name, count in _TICKER.findall(text)}

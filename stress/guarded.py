@@ -11,7 +11,7 @@ from stress.probe import Probe
 from stress.workload import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def open_guarded(path: str) -> Iterator[saferocks.Rdict]:
         yield db
 
 
-def probe(db: saferocks.Rdict, start: bytes) -> Probe:
+def probe(db: saferocks.Rdict, start: bytes, extra: Callable[[], Mapping[str, float]] = dict) -> Probe:
     """Return what the sampler reads of a database, with a scan from `start` to be timed."""
 
     def live_iterators() -> int:
@@ -35,4 +35,4 @@ def probe(db: saferocks.Rdict, start: bytes) -> Probe:
         with db.items(from_key=start) as items:
             return sum(1 for _ in islice(items, rows))
 
-    return Probe(db, live_iterators, ages, scan)
+    return Probe(db, live_iterators, ages, scan, extra)

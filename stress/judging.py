@@ -7,6 +7,7 @@ guarded leg must PASS and the guard must have named the opening line. Otherwise 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from stress.jobs import LegJob, LegOutcome
     from stress.samples import LegData
-    from stress.scenario import Scenario
+    from stress.scenario import Scenario, Variant
 
 #: How much the C heap may grow over the measured part of a leg; a healthy one wavers by a third of it.
 HEAP_BUDGET = 4 << 20
@@ -26,8 +27,14 @@ HEAP_BUDGET = 4 << 20
 EXACT = {"live_iterators": 0, "open_handles": 0, "snapshots": 0, "oldest_age": 0}
 #: Exact signals that flushes and compactions hold for a moment, and so are judged by their floor.
 EXACT_FLOOR = {"pinned_memtables": 0, "live_versions": 3}
-#: What each leg must come out as.
-EXPECTED = {"raw": Verdict.FAIL, "guarded": Verdict.PASS, "scoped": Verdict.PASS}
+#: What each leg must come out as, the variants of `snapshot-age` included.
+EXPECTED = {
+    "raw": Verdict.FAIL,
+    "guarded": Verdict.PASS,
+    "scoped": Verdict.PASS,
+    "scans": Verdict.FAIL,
+    "points": Verdict.FAIL,
+}
 
 
 class Status(Enum):
@@ -69,7 +76,7 @@ class RunStatus:
 
 def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegData) -> LegReport:
     """Judge one leg."""
-    judgements = judge_signals(data)
+    judgements = judge_signals(scenario, data)
     ended_early = _process_status(outcome)
     if ended_early is not None:
         return LegReport(job, Verdict.INCONCLUSIVE, *ended_early, judgements, data)
@@ -78,15 +85,15 @@ def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegDat
     return LegReport(job, verdict, status, reason, judgements, data)
 
 
-def judge_signals(data: LegData) -> tuple[Judgement, ...]:
+def judge_signals(scenario: Scenario, data: LegData) -> tuple[Judgement, ...]:
     """Judge every signal that gates, the exact ones first."""
     times = data.series.get("time", [])
 
     def values(name: str) -> list[float]:
-        return data.series.get(name, [])
+        return data.series.get(name, [math.nan] * len(times))
 
     return (
-        *(judge_exact(name, times, values(name), limit) for name, limit in EXACT.items()),
+        *(judge_exact(name, times, values(name), limit) for name, limit in (EXACT | dict(scenario.limits)).items()),
         *(judge_exact(name, times, values(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
         judge_heap(times, values("heap"), HEAP_BUDGET),
     )
@@ -114,21 +121,40 @@ def _leg_status(
     scenario: Scenario, leg: str, verdict: Verdict, judgements: tuple[Judgement, ...], data: LegData
 ) -> tuple[Status, str]:
     if leg == "raw":
-        return _raw_status(scenario, judgements)
+        return _held_status(scenario.planted, judgements)
+    variant = scenario.variant(leg)
+    if variant is not None:
+        return _variant_status(variant, judgements, data)
     status, reason = _flat_status(verdict, judgements)
     if status is not Status.GREEN:
         return status, reason
     return _guard_status((scenario.opening_line,) if leg == "guarded" else (), data.named)
 
 
-def _raw_status(scenario: Scenario, judgements: tuple[Judgement, ...]) -> tuple[Status, str]:
+def _held_status(planted: tuple[str, ...], judgements: tuple[Judgement, ...]) -> tuple[Status, str]:
     """A raw leg has to be seen to leak, in every signal in which its leak was planted."""
-    planted = [judgement for judgement in judgements if judgement.signal in scenario.planted]
     for verdict, status in ((Verdict.PASS, Status.RED), (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)):
-        missed = [judgement.signal for judgement in planted if judgement.verdict is verdict]
+        missed = _signals(judgements, planted, verdict)
         if missed:
             return status, f"the planted leak was not seen in {', '.join(missed)}"
-    return Status.GREEN, f"the planted leak was seen in {', '.join(scenario.planted)}"
+    return Status.GREEN, f"the planted leak was seen in {', '.join(planted)}"
+
+
+def _variant_status(variant: Variant, judgements: tuple[Judgement, ...], data: LegData) -> tuple[Status, str]:
+    """A variant has to be seen to hold what it holds, and nothing of what it is said not to hold."""
+    status, reason = _held_status(variant.held, judgements)
+    if status is not Status.GREEN:
+        return status, reason
+    for verdict, odd in ((Verdict.FAIL, Status.RED), (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)):
+        surplus = _signals(judgements, variant.flat, verdict)
+        if surplus:
+            return odd, f"not flat in {', '.join(surplus)}"
+    status, guard = _guard_status((), data.named)
+    return status, guard if status is not Status.GREEN else f"held in {', '.join(variant.held)} alone"
+
+
+def _signals(judgements: tuple[Judgement, ...], names: tuple[str, ...], verdict: Verdict) -> list[str]:
+    return [each.signal for each in judgements if each.signal in names and each.verdict is verdict]
 
 
 def _flat_status(verdict: Verdict, judgements: tuple[Judgement, ...]) -> tuple[Status, str]:

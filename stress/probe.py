@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _SCANNED_ROWS = 50
 _ATTEMPTS = 20
@@ -39,12 +39,14 @@ class Probe:
         live_iterators: RocksDB's own count of iterators.
         ages: For how many seconds each open handle has been open.
         scan: Reads so many rows from the place whose latency is watched.
+        extra: Reads the scenario's own signals.
     """
 
     database: Properties
     live_iterators: Callable[[], int]
     ages: Callable[[], list[float]]
     scan: Callable[[int], object]
+    extra: Callable[[], Mapping[str, float]] = dict
 
     def read(self) -> dict[str, float]:
         """Collect garbage, give freed memory back, and read every signal."""
@@ -61,6 +63,7 @@ class Probe:
             "open_handles": float(len(ages)),
             "oldest_age": max(ages, default=0.0),
             "scan_seconds": self._scan_seconds(),
+            **{name: float(value) for name, value in self.extra().items()},
         }
 
     def _property(self, name: str) -> int:
@@ -88,9 +91,34 @@ class Probe:
 
 
 def heap_used() -> int:
-    """Return the bytes in use on the C heap; 0 if the allocator does not tell."""
+    """Return the bytes that the C allocator has given out; 0 if it does not tell.
+
+    Large blocks come from `mmap` and are counted apart: a batch of megabytes is in none but that figure.
+    """
     heap_info = getattr(psutil, "heap_info", None)
-    return 0 if heap_info is None else int(heap_info().heap_used)
+    if heap_info is None:
+        return 0
+    info = heap_info()
+    return int(info.heap_used and info.heap_used + info.mmap_used)
+
+
+class Highest:
+    """The highest of the values seen since it was last read.
+
+    For what holds in the midst of a round and is over when the round is, where samples are taken.
+    """
+
+    def __init__(self) -> None:
+        self._value = 0.0
+
+    def see(self, value: float) -> None:
+        """Take note of a value."""
+        self._value = max(self._value, value)
+
+    def take(self) -> float:
+        """Return the highest value, and start anew."""
+        value, self._value = self._value, 0.0
+        return value
 
 
 def trim_heap() -> None:

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rocksdict
 
@@ -15,7 +15,9 @@ from stress.probe import Probe
 from stress.workload import configure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
 
 WriteBatch = rocksdict.WriteBatch
 
@@ -36,9 +38,14 @@ class RawDatabase:
     options: rocksdict.Options
     kept: list[tuple[float, Any]] = field(default_factory=list)
 
-    def keep(self, native: object) -> None:
+    def keep(self, native: T) -> T:
         """Forget to release a native object: a list somewhere holds it for ever."""
         self.kept.append((time.monotonic(), native))
+        return native
+
+    def release(self, native: object) -> None:
+        """Remember, after all, to let go of what was kept."""
+        self.kept[:] = [entry for entry in self.kept if entry[1] is not native]
 
     def live_iterators(self) -> int:
         """Return RocksDB's own count of live iterators."""
@@ -50,9 +57,9 @@ class RawDatabase:
         now = time.monotonic()
         return [now - opened for opened, _ in self.kept]
 
-    def probe(self, start: bytes) -> Probe:
+    def probe(self, start: bytes, extra: Callable[[], Mapping[str, float]] = dict) -> Probe:
         """Return what the sampler reads, with a scan from `start` to be timed."""
-        return Probe(self.db, self.live_iterators, self.ages, lambda rows: self._scan(start, rows))
+        return Probe(self.db, self.live_iterators, self.ages, lambda rows: self._scan(start, rows), extra)
 
     def _scan(self, start: bytes, rows: int) -> int:
         return sum(1 for _ in islice(self.db.items(from_key=start), rows))
@@ -69,6 +76,46 @@ def open_raw(path: str) -> Iterator[RawDatabase]:
     finally:
         database.kept.clear()
         database.db.close()
+
+
+class Refused:
+    """What there is in place of a database whose opening was refused: nothing to be measured."""
+
+    def property_int_value(self, name: str, /) -> None:
+        """Know of no property."""
+
+    def items(self, *, from_key: bytes) -> tuple[()]:
+        """Hold no rows."""
+        return ()
+
+
+class RawService:
+    """A bare database that is opened for each request and closed after it.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._options = configure(rocksdict.Options(raw_mode=True))
+        self._options.enable_statistics()
+        self._kept: list[tuple[float, Any]] = []
+
+    def open(self) -> RawDatabase | None:
+        """Open the database; None if RocksDB says that this process has it open already."""
+        try:
+            db = rocksdict.Rdict(self._path, self._options)
+        except Exception as error:
+            if "lock hold by current process" not in str(error):
+                raise
+            return None
+        return RawDatabase(db, self._options, self._kept)
+
+    def probe(self, database: RawDatabase | None, start: bytes, extra: Callable[[], Mapping[str, float]]) -> Probe:
+        """Return what the sampler reads in a request, be it served or refused."""
+        nothing: Any = Refused()
+        return (database or RawDatabase(nothing, self._options, self._kept)).probe(start, extra)
 
 
 @contextmanager

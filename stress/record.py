@@ -112,6 +112,7 @@ def _leg_as_json(report: LegReport, series: bool) -> dict[str, Any]:
         "reason": report.reason,
         "named": report.data.named,
         "judgements": judgements,
+        "table": report.data.table,
         **({"series": _finite(report.data.series), "leaks": report.data.leaks} if series else {}),
     }
 

@@ -50,7 +50,7 @@ def prepare(plan: Plan, output: str, now: datetime) -> Record:
     jobs = tuple(
         LegJob(scenario, leg, plan.seconds, plan.seed, os.path.join(directory, f"{scenario}-{leg}.jsonl"))
         for scenario in plan.scenarios
-        for leg in plan.legs
+        for leg in all_scenarios()[scenario].legs(plan.legs)
     )
     record = Record(directory, plan, jobs, now)
     record.save()

@@ -17,10 +17,12 @@ class LegData:
     Attributes:
         series: The samples, by signal; `time` is one of them.
         leaks: What the guard said, in order.
+        table: The table that the leg has made, if any: its `columns` and `rows`.
     """
 
     series: dict[str, list[float]]
     leaks: tuple[dict[str, Any], ...]
+    table: dict[str, Any] | None = None
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -33,14 +35,17 @@ def read_leg(file: str) -> LegData:
     """Read the file of a leg; one that never started has none, and no samples."""
     samples: list[dict[str, float]] = []
     leaks: list[dict[str, Any]] = []
+    table: dict[str, Any] | None = None
     for content in _lines(file):
         if "sample" in content:
             samples.append(content["sample"])
+        elif "table" in content:
+            table = content["table"]
         else:
             leaks.append(content["leak"])
     names = samples[0] if samples else {}
     series = {name: [sample.get(name, float("nan")) for sample in samples] for name in names}
-    return LegData(series, tuple(leaks))
+    return LegData(series, tuple(leaks), table)
 
 
 def _lines(file: str) -> list[dict[str, Any]]:

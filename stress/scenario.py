@@ -5,18 +5,35 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stress import scenarios
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from stress.leg import Leg
+    from stress.running import Leg
 
 LEGS = ("raw", "guarded", "scoped")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One leg more, for a question of its own; it is run when all three legs are.
+
+    Attributes:
+        name: The name of the leg.
+        run: Runs it.
+        held: The signals in which it must be seen to hold something.
+        flat: The signals in which it must hold nothing.
+    """
+
+    name: str
+    run: Callable[[Leg], None]
+    held: tuple[str, ...]
+    flat: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,8 @@ class Scenario:
         planted: The signals in which the raw leg must be seen to leak.
         opener: The function of the guarded leg whose handles escape.
         opening: The text of the opening in it, which the guard has to name the line of.
+        limits: The scenario's own exact signals, with the most that a healthy leg has of each.
+        variants: Legs beside the three.
     """
 
     name: str
@@ -42,10 +61,21 @@ class Scenario:
     planted: tuple[str, ...]
     opener: Callable[..., Any]
     opening: str
+    limits: Mapping[str, float] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
 
     def run(self, leg: Leg) -> None:
         """Run the leg of this scenario that has this name."""
-        {"raw": self.raw, "guarded": self.guarded, "scoped": self.scoped}[leg.name](leg)
+        legs = {"raw": self.raw, "guarded": self.guarded, "scoped": self.scoped}
+        (legs | {variant.name: variant.run for variant in self.variants})[leg.name](leg)
+
+    def legs(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the legs to be run where these were chosen of the three."""
+        return (*chosen, *(variant.name for variant in self.variants)) if chosen == LEGS else chosen
+
+    def variant(self, leg: str) -> Variant | None:
+        """Return the variant of that name, if it is one."""
+        return next((variant for variant in self.variants if variant.name == leg), None)
 
     @property
     def opening_line(self) -> str:

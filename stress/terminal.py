@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.markup import escape
@@ -125,9 +125,28 @@ def _growth(heap: Judgement) -> str:
     return "not known" if unknown else f"{heap.figure / _MIB:.1f}"
 
 
+def _leg_table(title: str, content: dict[str, Any]) -> Table:
+    """Return the table that a leg has made."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for name in content["columns"]:
+        table.add_column(escape(str(name)), justify="right")
+    for row in content["rows"]:
+        table.add_row(*(escape(_cell(cell)) for cell in row))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
 def show_result(console: Console, record: Record) -> None:
     """Print the table, the lines that the guard named, and what came out."""
     console.print(verdict_table(record.reports))
+    for report in record.reports:
+        if report.data.table is not None:
+            console.print(_leg_table(report.job.title, report.data.table))
     for report in record.reports:
         if report.job.leg == "guarded" or report.status is not Status.GREEN:
             console.print(f"[{_COLORS[report.status]}]{report.job.title}[/]: {escape(report.reason)}", soft_wrap=True)

@@ -934,3 +934,13 @@ def test_an_interrupt_anywhere_releases_everything(run_python: Run, rounds: int)
     """Ctrl-C at whatever bytecode of the body leaves no handle open, and the path reopens."""
     run = run_python(INTERRUPTED_ANYWHERE, str(rounds), "7", timeout=60 + rounds / 5)
     assert (run.returncode, run.stdout, run.stderr) == (0, f"{rounds} []\n", "")
+
+
+def test_a_handle_that_is_kept_keeps_nothing_native_of_its_closed_database(path: str) -> None:
+    """Released handles in a list do not hold the options and statistics of databases that are closed."""
+    kept = []
+    for _ in range(20):
+        with saferocks.open(path, statistics=True) as db:
+            with db.iter() as cursor:
+                kept.append(cursor)
+    assert [cursor._record.owner.options for cursor in kept] == [None] * 20

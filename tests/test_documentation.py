@@ -34,7 +34,9 @@ def test_docstrings_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/rocksdict-defects.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     """Every link within the project leads to a file that is there."""
     file = ROOT / page

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (["run", "nonsense"], "there are iterator-leak, snapshot-age"),
+        (["run", "nonsense"], "there are batch-memory, db-reuse, "),
         (["run", "iterator-leak", "--leg", "nonsense"], "there are raw, guarded, scoped"),
         (["run", "iterator-leak", "--seconds", "0"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "-1"], "give a positive number of seconds"),

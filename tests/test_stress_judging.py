@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from datetime import datetime, timezone
 
+import psutil
 import pytest
+from rich.console import Console
 
 from stress.jobs import LegJob, LegOutcome
-from stress.judging import EXACT, EXACT_FLOOR, Status, judge_leg, judge_run
+from stress.judging import EXACT, EXACT_FLOOR, EXPECTED, Status, judge_leg, judge_run
+from stress.probe import Highest, heap_used
 from stress.record import Plan, Record
 from stress.samples import LegData, latest_sample, read_leg
 from stress.scenario import LEGS, all_scenarios
+from stress.terminal import show_result
 from stress.verdict import Verdict
 
 MIB = 1 << 20
@@ -88,6 +93,51 @@ def test_a_guard_that_names_a_line_of_the_right_code_is_red() -> None:
     assert report("scoped", data(named=(LINE,))).status is Status.RED
 
 
+TRANSFERS = all_scenarios()["transfer-buffers"]
+AGES = all_scenarios()["snapshot-age"]
+
+
+def test_a_signal_of_the_scenario_is_judged_by_its_limit() -> None:
+    """A scenario's own exact signal turns a leg red, and is not asked for in other scenarios."""
+    healthy = {name: [float(limit)] * len(TIMES) for name, limit in TRANSFERS.limits.items()}
+    scoped = LegJob("transfer-buffers", "scoped", 5.0, 1, "file")
+    assert judge_leg(TRANSFERS, scoped, DONE, data(**healthy)).status is Status.GREEN
+    for name in TRANSFERS.limits:
+        found = judge_leg(TRANSFERS, scoped, DONE, data(**{**healthy, name: rising()}))
+        assert (found.verdict, found.status) == (Verdict.FAIL, Status.RED)
+        assert name in found.reason
+
+
+def test_a_signal_that_was_not_sampled_is_inconclusive() -> None:
+    """A scenario's own signal that a leg does not report is no pass."""
+    found = judge_leg(TRANSFERS, LegJob("transfer-buffers", "scoped", 5.0, 1, "file"), DONE, data())
+    assert (found.verdict, found.status) == (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("variant", AGES.variants, ids=lambda variant: variant.name)
+def test_a_variant_holds_what_it_is_said_to_hold_and_nothing_else(variant) -> None:
+    """It is red if something is not held, if something else is, and if the guard names anything."""
+
+    def status(found: LegData) -> Status:
+        return judge_leg(AGES, LegJob("snapshot-age", variant.name, 5.0, 1, "file"), DONE, found).status
+
+    held = {name: rising() for name in variant.held}
+    assert status(data(**held)) is Status.GREEN
+    assert status(data(named=(LINE,), **held)) is Status.RED
+    for name in variant.held:
+        assert status(data(**{**held, name: data().series[name]})) is Status.RED
+    for name in variant.flat:
+        assert status(data(**held, **{name: rising()})) is Status.RED
+
+
+def test_variants_are_run_where_all_three_legs_are() -> None:
+    """They answer questions beside the three legs, which `--leg` does not ask."""
+    assert AGES.legs(LEGS) == (*LEGS, "scans", "points")
+    assert AGES.legs(("raw", "scoped")) == ("raw", "scoped")
+    assert SCENARIO.legs(LEGS) == LEGS
+    assert {variant.name for each in all_scenarios().values() for variant in each.variants} | set(LEGS) == set(EXPECTED)
+
+
 def test_a_leg_whose_process_died_is_red() -> None:
     """A crash is never a pass, and the end of stderr says why."""
     found = report("scoped", data(), LegOutcome(-11, "first\nSegmentation fault\n"))
@@ -150,6 +200,41 @@ def test_the_record_is_json_without_nan(tmp_path) -> None:
     assert series["rss"][:2] == [None, 2.0 * MIB]
     assert series["heap"] == rising()
     assert found["command"] == "python -m stress run iterator-leak --seconds 0.1234567 --seed 7"
+
+
+def test_a_table_is_read_back_and_recorded_and_shown(tmp_path) -> None:
+    """What a leg has to show besides its curves is in `run.json` and in the terminal; the last one counts."""
+    file = tmp_path / "leg.jsonl"
+    tables = [{"columns": ["rows", "ms"], "rows": [["endless [1]", None], [number, 1234.5]]} for number in (1, 2000)]
+    file.write_text("".join(json.dumps({"table": table}) + "\n" for table in tables))
+    found = read_leg(str(file))
+    assert found.table == tables[1]
+    record = Record(str(tmp_path), Plan(("iterator-leak",), LEGS, 1.0, 7), (job("raw"),))
+    record.reports.append(report("raw", LegData(data(**LEAKING).series, (), found.table)))
+    record.save()
+    assert json.loads((tmp_path / "run.json").read_text())["results"][0]["table"] == tables[1]
+    console = Console(file=io.StringIO(), width=200)
+    show_result(console, record)
+    shown = console.file.getvalue()
+    assert all(text in shown for text in ("endless [1]", " - ", "2,000", "1,234.5"))
+
+
+def test_the_heap_counts_large_blocks_and_reads_zero_under_another_allocator(monkeypatch) -> None:
+    """What the allocator takes from `mmap` is on the heap as well; without its figures there are none."""
+    for info, heap in (((5, 7), 12), ((0, 7), 0)):
+        found = type("Info", (), {"heap_used": info[0], "mmap_used": info[1]})()
+        monkeypatch.setattr(psutil, "heap_info", lambda found=found: found, raising=False)
+        assert heap_used() == heap
+    monkeypatch.delattr(psutil, "heap_info", raising=False)
+    assert heap_used() == 0
+
+
+def test_the_highest_value_is_that_since_the_last_reading() -> None:
+    """What was seen before a sample does not show in the next one."""
+    highest = Highest()
+    highest.see(3)
+    highest.see(2)
+    assert (highest.take(), highest.take()) == (3, 0)
 
 
 def test_samples_that_are_still_being_written_are_left_out(tmp_path) -> None:

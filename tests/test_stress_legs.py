@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stress import jobs
 from stress.jobs import LegJob, LegOutcome, run_leg
-from stress.judging import Status
-from stress.leg import PLANTED, sampling_interval
-from stress.record import Plan
+from stress.judging import EXPECTED, LegReport, Status
+from stress.record import Plan, Record
 from stress.runner import carry_out, prepare
+from stress.running import ENOUGH_ROUNDS, PLANTED
+from stress.samples import LegData
 from stress.scenario import LEGS, all_scenarios
 from stress.verdict import Verdict
 
@@ -30,81 +32,159 @@ NAMES = tuple(all_scenarios())
 SECONDS = 1.0
 
 
-@pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    """A short run of every leg, two at a time."""
-    plan = Plan(NAMES, LEGS, SECONDS, 1)
-    made = prepare(plan, str(tmp_path_factory.mktemp("stress")), datetime.now(timezone.utc))
-    with ThreadPoolExecutor(2) as executor:
-        carry_out(made, executor=executor)
-    return made
+def run_legs(scenario: str, directory: Path) -> Record:
+    """Run the legs of a scenario at once, for a short time."""
+    plan = Plan((scenario,), LEGS, SECONDS, 1)
+    record = prepare(plan, str(directory), datetime.now(timezone.utc))
+    with ThreadPoolExecutor(len(record.jobs)) as executor:
+        carry_out(record, executor=executor)
+    return record
 
 
-def leg_of(record, scenario: str, leg: str):
-    return next(each for each in record.reports if (each.job.scenario, each.job.leg) == (scenario, leg))
+@dataclass(frozen=True)
+class Legs:
+    """What came out of the legs of a scenario."""
+
+    reports: dict[str, LegReport]
+
+    def series(self, leg: str, signal: str) -> list[float]:
+        """The samples of a signal."""
+        return self.reports[leg].data.series[signal]
+
+    def last(self, signal: str) -> tuple[float, ...]:
+        """The last sample of a signal in each leg: raw, guarded, scoped."""
+        return tuple(self.series(leg, signal)[-1] for leg in LEGS)
+
+    def table(self, leg: str) -> dict[str, tuple[Any, ...]]:
+        """The rows of the leg's table by their first column."""
+        return {row[0]: tuple(row[1:]) for row in self.reports[leg].data.table["rows"]}
 
 
-@pytest.mark.parametrize("scenario", NAMES)
-@pytest.mark.parametrize("leg", LEGS)
-def test_every_leg_comes_out_as_it_must(record, scenario: str, leg: str) -> None:
-    """The raw leg is seen to leak, the guarded and the scoped leg are not."""
-    found = leg_of(record, scenario, leg)
-    assert (found.status, found.verdict) == (Status.GREEN, Verdict.FAIL if leg == "raw" else Verdict.PASS), found.reason
+def batches_cost_what_they_hold(legs: Legs) -> None:
+    """The peak grows with the rows of a batch, and not with those of a bulk writer."""
+    raw, scoped = legs.table("raw"), legs.table("scoped")
+    for table in (raw, scoped):
+        assert table["1,000"][2] < table["5,000"][2] < table["10,000"][2]
+    assert next(row for name, row in raw.items() if name.startswith("endless"))[2] > 10
+    assert scoped["bulk_writer 20,000"][2] < scoped["10,000"][2]
+    assert all(latency > 0 and rate > 0 for _, latency, _, rate in scoped.values())
 
 
-@pytest.mark.parametrize("scenario", NAMES)
-def test_the_guard_names_the_opening_line(record, scenario: str) -> None:
-    """The line named is the one that opened what escaped, by warning and by event."""
-    line = all_scenarios()[scenario].opening_line
-    found = leg_of(record, scenario, "guarded").data
-    assert found.named == (line,)
-    events = [leak for leak in found.leaks if leak["source"] == "event"]
-    assert {leak["opened_at"] for leak in events} == {line}
-    assert max(leak["count"] for leak in events) >= 10
+def reopenings_are_refused_in_the_raw_leg_alone(legs: Legs) -> None:
+    """Every request after the first is refused by the lock; on saferocks none is."""
+    refused, served = legs.last("refused_reopenings"), legs.last("reopenings")
+    assert (served[0], refused[1:]) == (1, (0, 0))
+    assert refused[0] > 10
+    assert min(served[1:]) >= 40
 
 
-def test_forgotten_iterators_pin_memtables_in_the_raw_leg_alone(record) -> None:
+def nothing_stays_with_a_thread(legs: Legs) -> None:
+    """Hundreds of threads have come and gone; in the raw leg alone something of them is still open."""
+    begun, holding = legs.last("threads_begun"), legs.last("threads_holding")
+    assert min(begun) > ENOUGH_ROUNDS
+    assert holding[0] > 10
+    assert holding[1:] == (0, 0)
+
+
+def forgotten_iterators_pin_memtables(legs: Legs) -> None:
     """Bare iterators pin memtables without end; guarded and scoped ones leave nothing pinned."""
-    pinned = {leg: leg_of(record, "iterator-leak", leg).data.series["pinned_memtables"][-1] for leg in LEGS}
-    assert pinned["raw"] > 4 << 20
-    assert pinned["guarded"] == pinned["scoped"] == 0
+    pinned = legs.last("pinned_memtables")
+    assert pinned[0] > 4 << 20
+    assert pinned[1:] == (0, 0)
+    assert max(legs.series("raw", "open_handles")) <= PLANTED
 
 
-def test_a_held_snapshot_ages_in_the_raw_leg_alone(record) -> None:
-    """The raw leg's snapshot is as old as the leg; the others hold none between rounds."""
-    for leg in LEGS:
-        series = leg_of(record, "snapshot-age", leg).data.series
-        held = 1.0 if leg == "raw" else 0.0
-        assert set(series["snapshots"]) == {held}
-        assert (series["oldest_age"][-1] > 0.8 * SECONDS) is (leg == "raw")
+def sessions_are_as_many_as_snapshots(legs: Legs) -> None:
+    """Snapshots without a session are there in the raw leg alone."""
+    unaccounted = [max(legs.series(leg, "unaccounted_handles")) for leg in LEGS]
+    assert unaccounted[0] > 10
+    assert unaccounted[1:] == [0, 0]
 
 
-def test_the_run_is_recorded_in_full(record) -> None:
+def a_held_snapshot_ages(legs: Legs) -> None:
+    """It ages in the raw leg and the variants; the guarded leg's is called overdue, and then expires."""
+    held = {leg: set(legs.series(leg, "snapshots")) for leg in legs.reports}
+    assert held == {"raw": {1.0}, "guarded": {1.0, 0.0}, "scoped": {0.0}, "scans": {1.0}, "points": {1.0}}
+    for leg, report in legs.reports.items():
+        oldest = max(report.data.series["oldest_age"])
+        assert oldest > 0.8 * SECONDS if held[leg] == {1.0} else oldest < 0.25 * SECONDS
+    events = [leak["text"].split()[0] for leak in legs.reports["guarded"].data.leaks if leak["source"] == "event"]
+    assert events == ["saferocks.handle_overdue", "saferocks.handle_expired"]
+    assert legs.series("scans", "pinned_memtables")[-1] > 0
+    assert legs.series("points", "pinned_memtables")[-1] == 0
+
+
+def one_path_alone_forgets_its_buffers(legs: Legs) -> None:
+    """Buffers of transfers that time out are left in the raw leg; those of every other path are freed."""
+    for path in ("complete", "rejected", "cancelled"):
+        assert legs.last(f"unfreed_{path}") == (0, 0, 0)
+    unfreed = legs.last("unfreed_timed_out")
+    assert unfreed[0] > 10
+    assert unfreed[1:] == (0, 0)
+
+
+def a_deadline_is_for_one_holder(legs: Legs) -> None:
+    """Timers pile up and hit others in the raw leg; a lease has one deadline, and refuses what is no duration."""
+    for signal, least in (("pending_deadlines", 2), ("wrong_expiries", 10), ("accepted_durations", 10)):
+        highest = [max(legs.series(leg, signal)) for leg in LEGS]
+        assert highest[0] >= least
+        assert highest[1:] == ([1, 1] if signal == "pending_deadlines" else [0, 0])
+
+
+#: What is to be seen of each scenario beyond its verdicts.
+SHOWN = {
+    "batch-memory": batches_cost_what_they_hold,
+    "db-reuse": reopenings_are_refused_in_the_raw_leg_alone,
+    "handle-threads": nothing_stays_with_a_thread,
+    "iterator-leak": forgotten_iterators_pin_memtables,
+    "reserved-session": sessions_are_as_many_as_snapshots,
+    "snapshot-age": a_held_snapshot_ages,
+    "transfer-buffers": one_path_alone_forgets_its_buffers,
+    "ttl-overwrite": a_deadline_is_for_one_holder,
+}
+
+
+def test_every_scenario_is_looked_at() -> None:
+    """A new scenario says here what is to be seen of it."""
+    assert set(SHOWN) == set(NAMES)
+
+
+@pytest.mark.parametrize("scenario", NAMES)
+def test_every_leg_comes_out_as_it_must(scenario: str, tmp_path: Path) -> None:
+    """The raw leg is seen to leak, the others are not, the guard names the line, and the run is recorded."""
+    record = run_legs(scenario, tmp_path)
+    legs = Legs({report.job.leg: report for report in record.reports})
+    found = {leg: (report.status, report.verdict) for leg, report in legs.reports.items()}
+    assert found == {leg: (Status.GREEN, EXPECTED[leg]) for leg in all_scenarios()[scenario].legs(LEGS)}
+    assert [EXPECTED[leg] for leg in LEGS] == [Verdict.FAIL, Verdict.PASS, Verdict.PASS]
+    assert_named(legs.reports["guarded"].data, all_scenarios()[scenario].opening_line)
+    SHOWN[scenario](legs)
+    assert_recorded(record)
+
+
+def assert_named(data: LegData, line: str) -> None:
+    """The line named is the one that opened what escaped, by warning and by event."""
+    assert data.named == (line,)
+    events = [leak for leak in data.leaks if leak["source"] == "event"]
+    assert {leak["opened_at"] for leak in events} == {line}
+    assert sum(leak.get("count", 10) for leak in events) >= 10
+
+
+def assert_recorded(record: Record) -> None:
     """`run.json` has the verdicts, every series, the versions, the seed and the command to replay it."""
     found = json.loads(Path(record.file).read_text())
+    (scenario,) = found["scenarios"]
     assert (found["status"], found["seed"]) == ("green", 1)
-    assert found["command"] == f"python -m stress run {' '.join(NAMES)} --seconds {SECONDS} --seed 1"
+    assert found["command"] == f"python -m stress run {scenario} --seconds {SECONDS} --seed 1"
     assert {"saferocks", "rocksdict", "python"} <= set(found["versions"])
-    assert {(leg["scenario"], leg["leg"]) for leg in found["results"]} == {
-        (name, leg) for name in NAMES for leg in LEGS
-    }
+    assert sorted(leg["leg"] for leg in found["results"]) == sorted(all_scenarios()[scenario].legs(LEGS))
+    signals = [set(leg["series"]) for leg in found["results"]]
+    assert all(names == signals[0] for names in signals)
+    assert {"time", "heap", "rss", "uss", "sst_live", "sst_total", "scan_seconds", "oldest_age"} <= signals[0]
+    assert set(all_scenarios()[scenario].limits) <= signals[0]
     for leg in found["results"]:
         assert len({len(values) for values in leg["series"].values()}) == 1
-        assert {"time", "heap", "rss", "uss", "sst_live", "sst_total", "scan_seconds", "oldest_age"} <= set(
-            leg["series"]
-        )
-
-
-def test_samples_come_at_least_every_quarter_of_a_second_in_short_runs() -> None:
-    """Short runs sample often, long ones every five seconds."""
-    assert sampling_interval(0.5) == 0.005
-    assert sampling_interval(60) == 0.25
-    assert sampling_interval(3600) == 5.0
-
-
-def test_buggy_legs_plant_no_more_in_longer_runs(record) -> None:
-    """The leak is planted at a rate that a night survives."""
-    assert max(leg_of(record, "iterator-leak", "raw").data.series["open_handles"]) <= PLANTED
+        assert (leg["table"] is not None) is (scenario == "batch-memory")
 
 
 def test_jobs_and_outcomes_can_be_sent_anywhere() -> None:
@@ -163,16 +243,51 @@ class Mutation:
     reason: str
 
 
-ITERATORS, SNAPSHOTS = "scenarios/iterator_leak.py", "scenarios/snapshot_age.py"
 NOT_SEEN, NOT_NAMED = "the planted leak was not seen in", "the guard named nothing"
+ITERATORS, SNAPSHOTS = "scenarios/iterator_leak.py", "scenarios/snapshot_age.py"
 LEAK = """
             if leg.is_due():
                 leg.__dict__.setdefault("leaked", []).append(db.{opener}().__enter__())
 """
 SILENCED = Mutation("guarded", "guarded.py", 'policy="warn"', 'policy="ignore"', 1, NOT_NAMED)
-MUTATIONS = {
-    "planted-leak-removed": Mutation("raw", ITERATORS, "database.keep(iterator)", "del iterator", 1, NOT_SEEN),
-    "leak-in-scoped": Mutation(
+SNAPSHOT_HELD = Mutation(
+    "scoped",
+    SNAPSHOTS,
+    "\n                snapshot.get(_ROW)\n\n\ndef scans",
+    "\n                snapshot.get(_ROW)" + LEAK.format(opener="snapshot") + "\n\ndef scans",
+    1,
+    "snapshots",
+)
+#: The fix taken out of the right code, for each scenario.
+UNFIXED = {
+    "batch-memory": Mutation(
+        "scoped",
+        "scenarios/batch_memory.py",
+        "partial(db.bulk_writer, flush_bytes=_FLUSH_BYTES)",
+        "db.write_batch",
+        1,
+        "load_peak",
+    ),
+    "db-reuse": Mutation(
+        "scoped",
+        "scenarios/db_reuse.py",
+        "with db.iter() as cursor:\n                cursor.seek",
+        "if cursor := db.iter().__enter__():\n                cursor.seek",
+        1,
+        "the guard named",
+    ),
+    "handle-threads": Mutation(
+        "scoped",
+        "scenarios/handle_threads.py",
+        "with scope as cursor:\n            cursor.seek(_START)",
+        "with contextlib.ExitStack() as stack:\n"
+        "            stack.enter_context(scope).seek(_START)\n"
+        "            if leg.is_due():\n"
+        "                leg.__dict__.setdefault('leaked', []).append(stack.pop_all())",
+        1,
+        "threads_holding",
+    ),
+    "iterator-leak": Mutation(
         "scoped",
         ITERATORS,
         "\n            with db.iter() as cursor:\n                cursor.seek(_START)\n",
@@ -180,25 +295,87 @@ MUTATIONS = {
         1,
         "pinned_memtables",
     ),
-    "guard-silenced": SILENCED,
-    "heap-reads-zero": Mutation("raw", "probe.py", "int(heap_info().heap_used)", "0", 3, f"{NOT_SEEN} heap"),
+    "reserved-session": Mutation(
+        "scoped",
+        "scenarios/reserved_session.py",
+        "proxy.alive.update(clients)\n",
+        "proxy.alive.update(clients)\n"
+        "                if leg.is_due():\n"
+        "                    leg.__dict__.setdefault('leaked', []).append(reservations.pop_all())\n",
+        1,
+        "unaccounted_handles",
+    ),
+    "snapshot-age": SNAPSHOT_HELD,
+    "transfer-buffers": Mutation(
+        "scoped",
+        "scenarios/transfer_buffers.py",
+        "db.write_batch(label=path_of(failure)) as buffer:\n",
+        "contextlib.ExitStack() as stack:\n"
+        "                    buffer = stack.enter_context(db.write_batch(label=path_of(failure)))\n"
+        "                    if failure is TimedOutError:\n"
+        "                        leg.__dict__.setdefault('leaked', []).append(stack.pop_all())\n",
+        1,
+        "unfreed_timed_out",
+    ),
+    "ttl-overwrite": Mutation(
+        "scoped",
+        "scenarios/ttl_overwrite.py",
+        "with deadlines.held(ttl) as term, db.snapshot(expire_after=ttl) as holder:\n",
+        "with deadlines.held(ttl) as term, contextlib.ExitStack() as stack:\n"
+        "                holder = stack.enter_context(db.snapshot(expire_after=ttl))\n"
+        "                if leg.is_due():\n"
+        "                    leg.__dict__.setdefault('leaked', []).append(stack.pop_all())\n",
+        1,
+        "pending_deadlines",
+    ),
+}
+#: What else can break: a leak that is not planted, a guard that says nothing, or the wrong thing, a crash.
+MUTATIONS = {
+    "planted-leak-removed": (
+        "iterator-leak",
+        Mutation("raw", ITERATORS, "database.keep(iterator)", "del iterator", 1, NOT_SEEN),
+    ),
+    "guard-silenced": ("iterator-leak", SILENCED),
+    "heap-reads-zero": (
+        "iterator-leak",
+        Mutation("raw", "probe.py", "int(info.heap_used and", "int(0 and", 3, f"{NOT_SEEN} heap"),
+    ),
 }
 SLOW_MUTATIONS = {
-    "held-snapshot-removed": Mutation(
-        "raw", SNAPSHOTS, "database.keep(database.db.snapshot())", "database.db.snapshot()", 1, NOT_SEEN
+    "deadlines-outlive-their-handles": (
+        "ttl-overwrite",
+        Mutation(
+            "scoped",
+            "../saferocks/_leases.py",
+            "lease = pending.pop(record.id, None)",
+            "lease = pending.get(record.id)",
+            1,
+            "pending_deadlines",
+        ),
     ),
-    "leak-in-scoped": Mutation(
-        "scoped",
-        SNAPSHOTS,
-        "\n                snapshot.get(_ROW)\n",
-        "\n                snapshot.get(_ROW)" + LEAK.format(opener="snapshot"),
-        1,
-        "snapshots",
+    "held-snapshot-removed": (
+        "snapshot-age",
+        Mutation("raw", SNAPSHOTS, "database.keep(database.db.snapshot())", "database.db.snapshot()", 1, NOT_SEEN),
     ),
-    "guard-silenced": SILENCED,
-    "guard-loses-the-line": Mutation("guarded", "guarded.py", 'trace="site"', 'trace="off"', 1, "where it had to name"),
-    "leg-crashes": Mutation(
-        "scoped", SNAPSHOTS, "snapshot.get(_ROW)\n\n\nSCENARIO", "1 / 0\n\n\nSCENARIO", 1, "ZeroDiv"
+    "guard-silenced": ("snapshot-age", SILENCED),
+    "lease-without-end": (
+        "snapshot-age",
+        Mutation(
+            "guarded",
+            SNAPSHOTS,
+            "_WARN_AFTER, _EXPIRE_AFTER = 0.05, 0.12",
+            "_WARN_AFTER, _EXPIRE_AFTER = 0.05, 99",
+            1,
+            "snapshots",
+        ),
+    ),
+    "guard-loses-the-line": (
+        "snapshot-age",
+        Mutation("guarded", "guarded.py", 'trace="site"', 'trace="off"', 1, "where it had to name"),
+    ),
+    "leg-crashes": (
+        "snapshot-age",
+        Mutation("scoped", SNAPSHOTS, "snapshot.get(_ROW)\n\n\ndef scans", "1 / 0\n\n\ndef scans", 1, "ZeroDiv"),
     ),
 }
 
@@ -206,10 +383,11 @@ SLOW_MUTATIONS = {
 def run_mutated(mutation: Mutation, scenario: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run one leg of a copy of the harness that has the mutation."""
     copy = Path(shutil.copytree(ROOT / "stress", directory / "stress"))
+    shutil.copytree(ROOT / "saferocks", directory / "saferocks")
     source = (copy / mutation.file).read_text()
     assert source.count(mutation.old) == 1
-    (copy / mutation.file).write_text(source.replace(mutation.old, mutation.new))
-    shutil.copytree(ROOT / "saferocks", directory / "saferocks")
+    mutated = source.replace(mutation.old, mutation.new)
+    (copy / mutation.file).write_text(mutated.replace("annotations\n", "annotations\n\nimport contextlib\n", 1))
     command = (sys.executable, "-m", "stress", "run", scenario, "--seconds", str(SECONDS), "--leg", mutation.leg)
     return subprocess.run((*command, "--json"), cwd=directory, capture_output=True, text=True, timeout=120, check=False)
 
@@ -221,17 +399,25 @@ def assert_caught(mutation: Mutation, done: subprocess.CompletedProcess[str]) ->
     assert mutation.reason in found["reason"]
 
 
+@pytest.mark.parametrize("scenario", NAMES)
+def test_a_scenario_without_its_fix_is_caught(scenario: str, tmp_path: Path) -> None:
+    """The release taken out of the right code turns the run red, in the signal in which it shows."""
+    assert_caught(UNFIXED[scenario], run_mutated(UNFIXED[scenario], scenario, tmp_path))
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_iterator_leak_is_caught(name: str, tmp_path: Path) -> None:
-    """A leak that is not planted, a leak where none may be, a silent guard: each turns the run red."""
-    assert_caught(MUTATIONS[name], run_mutated(MUTATIONS[name], "iterator-leak", tmp_path))
+def test_a_broken_harness_is_caught(name: str, tmp_path: Path) -> None:
+    """A leak that is not planted, a silent guard, a heap that is not read: each turns the run red."""
+    scenario, mutation = MUTATIONS[name]
+    assert_caught(mutation, run_mutated(mutation, scenario, tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW_MUTATIONS)
 def test_a_broken_snapshot_age_is_caught(name: str, tmp_path: Path) -> None:
-    """A snapshot that is not held, one that is held where none may be, a silent guard: each turns the run red."""
-    assert_caught(SLOW_MUTATIONS[name], run_mutated(SLOW_MUTATIONS[name], "snapshot-age", tmp_path))
+    """A snapshot that is not held, a silent guard, one without the line, a crash: each turns the run red."""
+    scenario, mutation = SLOW_MUTATIONS[name]
+    assert_caught(mutation, run_mutated(mutation, scenario, tmp_path))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from stress.workload import Workload, row_key
 
 if TYPE_CHECKING:
     import saferocks
-    from stress.leg import Leg
+    from stress.running import Leg
 
 _START = row_key(0)
 

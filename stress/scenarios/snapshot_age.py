@@ -6,18 +6,23 @@ stays on disk, deleted rows slow every scan down, and both get worse with the sn
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from saferocks import HandleExpiredError
 from stress.guarded import open_guarded, probe
 from stress.raw import open_raw
-from stress.scenario import Scenario
+from stress.scenario import Scenario, Variant
 from stress.workload import QUEUE, Workload, row_key
 
 if TYPE_CHECKING:
     import saferocks
-    from stress.leg import Leg
+    from stress.running import Leg
 
 _ROW = row_key(0)
+#: Parts of the leg after which the held snapshot is overdue, and expires: before the warm-up is over, which is a
+#: quarter, so that the rest has to be flat.
+_WARN_AFTER, _EXPIRE_AFTER = 0.05, 0.12
 
 
 def raw(leg: Leg) -> None:
@@ -31,32 +36,32 @@ def raw(leg: Leg) -> None:
 
 
 class Report:
-    """A report that refers to itself, as one does that hands out its methods as callbacks.
-
-    Whoever forgets to call `finish` leaves it to the collector.
+    """A report that takes a snapshot when it is begun, and keeps it for as long as there is a report.
 
     Args:
         db: The database to report on.
+        warn_after: For how many seconds a report may take.
+        expire_after: For how many seconds the snapshot may be held at most.
     """
 
-    def __init__(self, db: saferocks.Rdict) -> None:
-        self.on_done = self.finish
-        self.snapshot = db.snapshot().__enter__()
+    def __init__(self, db: saferocks.Rdict, warn_after: float, expire_after: float) -> None:
+        self.snapshot = db.snapshot(warn_after=warn_after, expire_after=expire_after).__enter__()
 
-    def finish(self) -> None:
-        """Release the snapshot."""
-        self.snapshot.__exit__(None, None, None)
+    def look(self) -> None:
+        """Read from the snapshot, for as long as it lasts."""
+        with suppress(HandleExpiredError):
+            self.snapshot.get(_ROW)
 
 
 def guarded(leg: Leg) -> None:
-    """Take snapshots and forget them in reference cycles."""
+    """Take one snapshot and keep it to the end, with a lease that ends before that."""
     with open_guarded(leg.path) as db:
         workload = Workload(db, leg.random)
         workload.fill()
+        report = Report(db, leg.seconds * _WARN_AFTER, leg.seconds * _EXPIRE_AFTER)
         for _ in leg.rounds(probe(db, QUEUE)):
             workload.step()
-            if leg.is_due():
-                Report(db).snapshot.get(_ROW)
+            report.look()
 
 
 def scoped(leg: Leg) -> None:
@@ -70,13 +75,39 @@ def scoped(leg: Leg) -> None:
                 snapshot.get(_ROW)
 
 
+def scans(leg: Leg) -> None:
+    """Hold a snapshot that can be scanned for the length of a `with`: it pins the memtables of its moment."""
+    _hold(leg, point_reads_only=False)
+
+
+def points(leg: Leg) -> None:
+    """Hold a snapshot for point reads only: old versions stay on disk, and nothing is pinned in memory."""
+    _hold(leg, point_reads_only=True)
+
+
+def _hold(leg: Leg, *, point_reads_only: bool) -> None:
+    with open_guarded(leg.path) as db:
+        workload = Workload(db, leg.random)
+        workload.fill()
+        with db.snapshot(point_reads_only=point_reads_only) as snapshot:
+            for _ in leg.rounds(probe(db, QUEUE)):
+                workload.step()
+                snapshot.get(_ROW)
+
+
+_AGED = ("snapshots", "open_handles", "oldest_age")
+
 SCENARIO = Scenario(
     name="snapshot-age",
     summary="one snapshot held while the same rows are overwritten",
     raw=raw,
     guarded=guarded,
     scoped=scoped,
-    planted=("snapshots", "open_handles", "oldest_age"),
+    planted=_AGED,
     opener=Report.__init__,
-    opening="db.snapshot()",
+    opening="db.snapshot(",
+    variants=(
+        Variant("scans", scans, (*_AGED, "live_iterators", "pinned_memtables"), ("heap",)),
+        Variant("points", points, _AGED, ("live_iterators", "pinned_memtables", "live_versions", "heap")),
+    ),
 )

@@ -1,0 +1,143 @@
+"""What the code of a leg is given: its rounds, its samples, its random numbers, and what it tells.
+
+What it tells are lines of JSON: `{"sample": {...}}`, `{"leak": {...}}` or `{"table": {...}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+import threading
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, TextIO
+
+from saferocks import LeakedHandleWarning, OverdueHandleWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stress.probe import Probe
+
+#: How many handles a buggy leg opens, however long it runs: a night must not fill the machine.
+PLANTED = 100
+#: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
+ENOUGH_ROUNDS = 150
+_MORE_SECONDS = 30.0
+#: What the guard, or the watcher of the leases, says of a line.
+_SAID = (LeakedHandleWarning, OverdueHandleWarning)
+_SHORT_RUN = 300.0
+_SAMPLES = 100
+
+
+def sampling_interval(seconds: float) -> float:
+    """Return the seconds between samples: a quarter at most in short runs, five in long ones."""
+    return min(0.25, seconds / _SAMPLES) if seconds <= _SHORT_RUN else 5.0
+
+
+class Leg:
+    """What the code of a leg is given.
+
+    Args:
+        name: `raw`, `guarded` or `scoped`.
+        path: Where to make the database.
+        seconds: How long to run.
+        seed: The seed of everything random.
+        channel: Where to write the samples.
+    """
+
+    def __init__(self, name: str, path: str, seconds: float, seed: int, channel: TextIO) -> None:
+        self.name = name
+        self.path = path
+        self.seconds = seconds
+        self.random = random.Random(seed)
+        self._channel = channel
+        self._lock = threading.RLock()  # warnings come from the watcher of the leases and from finalizers, too
+        self._start = 0.0
+        self._enough = ENOUGH_ROUNDS
+        self._number = 0
+        self._next_sample = 0.0
+        self._planted = 0
+
+    def rounds(self, probe: Probe | None = None, enough: int = ENOUGH_ROUNDS) -> Iterator[int]:
+        """Yield the numbers of the rounds until the time is up.
+
+        Args:
+            probe: What to sample between the rounds; without one, the round calls `sample` itself.
+            enough: Run on, for half a minute at most, until there were so many rounds.
+        """
+        self._start = time.monotonic()
+        self._enough = enough
+        while not self._is_over():
+            if probe is not None:
+                self.sample(probe)
+            yield self._number
+            self._number += 1
+
+    def sample(self, probe: Probe) -> None:
+        """Read and write down every signal, if a sample is due."""
+        elapsed = time.monotonic() - self._start
+        if elapsed >= self._next_sample:
+            self._next_sample = elapsed + sampling_interval(self.seconds)
+            self._write("sample", {"time": elapsed, "rounds": self._number, **probe.read()})
+
+    def _is_over(self) -> bool:
+        limit = self.seconds if self._number >= self._enough else self.seconds + _MORE_SECONDS
+        return time.monotonic() - self._start >= limit
+
+    def is_due(self) -> bool:
+        """Tell whether the next of the buggy leg's handles is due.
+
+        They are spread over the whole run, also over one that runs on because it is slow: a leak
+        that was all planted at its beginning would not be seen to grow.
+        """
+        progress = min((time.monotonic() - self._start) / self.seconds, self._number / self._enough)
+        if self._planted == PLANTED or progress * PLANTED < self._planted:
+            return False
+        self._planted += 1
+        return True
+
+    def show_table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Hand over a table, to be shown beside the verdicts; the last one counts."""
+        self._write("table", {"columns": list(columns), "rows": [list(row) for row in rows]})
+
+    def listen(self) -> None:
+        """Write down what the guard says: its warnings, which name the line, and its events."""
+        for category in _SAID:
+            warnings.simplefilter("always", category)
+        warnings.showwarning = self._warned
+        logging.getLogger("saferocks").addHandler(_Events(self))
+
+    def _warned(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, _SAID):
+            self._write("leak", {"source": "warning", "opened_at": f"{filename}:{lineno}", "text": str(message)})
+        else:
+            sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    def _write(self, kind: str, content: dict[str, Any]) -> None:
+        line = json.dumps({kind: content}) + "\n"
+        with self._lock:
+            self._channel.write(line)
+            self._channel.flush()
+
+
+class _Events(logging.Handler):
+    """Writes the guard's events to the leg's channel."""
+
+    def __init__(self, leg: Leg) -> None:
+        super().__init__()
+        self._leg = leg
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = getattr(record, "saferocks", {})
+        self._leg._write("leak", {"source": "event", "text": record.getMessage(), **fields})
