@@ -80,15 +80,10 @@ def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegDat
 
 def judge_signals(data: LegData) -> tuple[Judgement, ...]:
     """Judge every signal that gates, the exact ones first."""
-    times = data.series.get("time", [])
-
-    def values(name: str) -> list[float]:
-        return data.series.get(name, [])
-
     return (
-        *(judge_exact(name, times, values(name), limit) for name, limit in EXACT.items()),
-        *(judge_exact(name, times, values(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
-        judge_heap(times, values("heap"), HEAP_BUDGET),
+        *(judge_exact(name, data.measured(name), limit) for name, limit in EXACT.items()),
+        *(judge_exact(name, data.measured(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
+        judge_heap(data.measured("heap"), HEAP_BUDGET),
     )
 
 
