@@ -6,11 +6,13 @@ import json
 import os
 from typing import Any
 
+from stress.errors import UsageError
+
 #: The version of `run.json`; it goes up whenever a reader of the old one would be misled.
 FORMAT = 1
 
 
-class RunFileError(ValueError):
+class RunFileError(UsageError):
     """A file that was to be a `run.json` and is none; the text is one line that says what would be right."""
 
 

@@ -24,7 +24,7 @@ class LegData:
 
     Attributes:
         series: The samples, by signal; `time` is one of them. Long series are thinned, see `Thinner`.
-        leaks: What the guard said, by line; `reports` says how often.
+        leaks: What the guard said, by line; `reports` says how often, `count` of how many handles in all.
         table: What a scenario has to show besides its curves.
         reduced: What was measured of each signal, from all samples.
     """
@@ -44,7 +44,9 @@ class LegData:
         """Return what was measured of a signal after the warm-up."""
         if signal in self.reduced:
             return self.reduced[signal]
-        return measure(self.series.get("time", []), self.series.get(signal, []))
+        if signal not in self.series:
+            return measure((), ())
+        return measure(self.series["time"], self.series[signal])
 
 
 class Thinner:
@@ -117,10 +119,11 @@ class _Survey:
         self.last = sample["time"]
 
     def _look_at_leak(self, leak: dict[str, Any]) -> None:
-        """Keep the last of what was said of a line, and how often it was."""
+        """Keep the last of what was said of a line, how often it was, and of how many handles in all."""
         line = tuple(leak.get(name) for name in ("source", "kind", "opened_at"))
-        before = self.leaks.get(line, {"reports": 0})["reports"]
-        self.leaks[line] = {**leak, "reports": before + 1}
+        before = self.leaks.get(line, {})
+        sums = {"count": before.get("count", 0) + leak["count"]} if "count" in leak else {}
+        self.leaks[line] = {**leak, **sums, "reports": before.get("reports", 0) + 1}
 
 
 def read_leg(file: str) -> LegData:
