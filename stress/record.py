@@ -89,6 +89,11 @@ class Record:
             return RunStatus(Status.INCONCLUSIVE, f"interrupted after {len(self.reports)} of {len(self.jobs)} legs")
         return found
 
+    def add(self, report: LegReport) -> None:
+        """Take in what came out of a leg; the legs stay in the order of the plan, whichever ends first."""
+        self.reports.append(report)
+        self.reports.sort(key=lambda each: self.jobs.index(each.job))
+
     def save(self) -> None:
         """Write `run.json` as one, so that whatever ends the run leaves a valid file."""
         unfinished = f"{self.file}.new"

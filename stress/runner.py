@@ -120,7 +120,7 @@ def _outcome(future: Future[LegOutcome]) -> LegOutcome:
 def _judge(record: Record, job: LegJob, outcome: LegOutcome) -> LegReport:
     bring_home(job, outcome)
     report = judge_leg(all_scenarios()[job.scenario], job, outcome, read_leg(job.file))
-    record.reports.append(report)
+    record.add(report)
     record.save()
     return report
 

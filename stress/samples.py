@@ -44,9 +44,8 @@ class LegData:
         """Return what was measured of a signal after the warm-up."""
         if signal in self.reduced:
             return self.reduced[signal]
-        if signal not in self.series:
-            return measure((), ())
-        return measure(self.series["time"], self.series[signal])
+        times = self.series.get("time", [])
+        return measure(times, self.series.get(signal, [math.nan] * len(times)))
 
 
 class Thinner:
