@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 
 from stress.scenario import LEGS, all_scenarios
+
+_PORTS = 1 << 16
 
 
 def _positive(text: str, unit: str) -> float:
@@ -44,8 +47,8 @@ def jobs(text: str) -> int:
 
 def scheduler(text: str) -> str:
     """Return the address of a scheduler."""
-    protocol, separator, rest = text.partition("://")
-    if not protocol or not separator or not rest:
+    found = re.fullmatch(r"(?:tcp|tls)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[1]) < _PORTS:
         raise argparse.ArgumentTypeError(f"{text!r} is no address of a scheduler; give it as tcp://host:8786")
     return text
 

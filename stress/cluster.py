@@ -19,12 +19,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from stress.disk import LEG_BYTES
+from stress.envelope import EnvelopeExecutor
 from stress.errors import UsageError
 from stress.jobs import LegOutcome, run_leg_away, stop_legs
 from stress.machine import machine, versions
+from stress.scenario import LEGS, all_scenarios
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
     from stress.jobs import LegJob
@@ -62,11 +64,15 @@ class AwayLeg:
         """
         from distributed import Event  # late, because the extra need not be installed
 
-        claim = Event(f"{self.group} {job.title}")
+        claim = Event(self.claim(job.title))
         if claim.is_set():
             raise WorkerDiedError("the worker that ran this leg has died")
         claim.set()
         return run_leg_away(job, self.group)
+
+    def claim(self, title: str) -> str:
+        """Return the name of the claim to a leg."""
+        return f"{self.group} {title}"
 
 
 @dataclass(frozen=True)
@@ -89,13 +95,18 @@ class Cluster:
 
     def stop(self) -> None:
         """End the legs of this run on every worker, and let no other start."""
-        ask = threading.Thread(target=self._ask_to_stop, daemon=True)  # it may wait for a worker that is gone
-        ask.start()
-        ask.join(_STOP_SECONDS)
+        _within(_STOP_SECONDS, lambda: self.client.run(stop_legs, self.work.group, on_error="ignore"))
 
-    def _ask_to_stop(self) -> None:
-        with suppress(Exception):  # a cluster that is gone has no legs
-            self.client.run(stop_legs, self.work.group, on_error="ignore")
+    def forget(self) -> None:
+        """Take the claims off the scheduler, which would keep them for as long as it lives."""
+        _within(_STOP_SECONDS, self._forget)
+
+    def _forget(self) -> None:
+        from distributed import Event  # late, because the extra need not be installed
+
+        for scenario in all_scenarios():
+            for leg in LEGS:
+                Event(self.work.claim(f"{scenario} {leg}"), client=self.client).clear()
 
     def strangers(self) -> Iterator[str]:
         """Yield a line for each version on a worker that differs from ours."""
@@ -105,6 +116,18 @@ class Cluster:
                 found = worker["versions"].get(name)
                 if found != own[name]:
                     yield f"the worker at {worker['address']} has {name} {found}, and here it is {own[name]}"
+
+
+def _within(seconds: float, ask: Callable[[], object]) -> None:
+    """Ask a cluster for something, and wait no longer than that: it may be gone, and then has nothing to do."""
+
+    def try_to() -> None:
+        with suppress(Exception):
+            ask()
+
+    thread = threading.Thread(target=try_to, daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def describe_worker() -> dict[str, Any]:
@@ -136,11 +159,14 @@ def connected(address: str) -> Iterator[Cluster]:
             raise UsageError(f"the scheduler at {address!r} has no workers; start some with: dask worker {address}")
         workers = _described(client)
         _check_room(workers)
-        executor = client.get_executor(pure=False, retries=0)
+        executor = EnvelopeExecutor(client.get_executor(pure=False, retries=0))
         cluster = Cluster(executor, AwayLeg(f"saferocks-{uuid.uuid4().hex}"), workers, sum(threads.values()), client)
         watch = threading.Thread(target=_give_up_without_workers, args=(client, executor, done), daemon=True)
         watch.start()
-        yield cluster
+        try:
+            yield cluster
+        finally:
+            cluster.forget()
     finally:
         done.set()
         client.close(timeout=CONNECT_SECONDS)
@@ -188,7 +214,7 @@ def _check_room(workers: tuple[dict[str, Any], ...]) -> None:
             )
 
 
-def _give_up_without_workers(client: Any, executor: Any, done: threading.Event) -> None:
+def _give_up_without_workers(client: Any, executor: Executor, done: threading.Event) -> None:
     """Give up the legs once the cluster has had no worker for a while: nobody would ever run them."""
     without = 0.0
     while not done.wait(_LOOK_SECONDS):

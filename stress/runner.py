@@ -114,7 +114,8 @@ def _outcome(future: Future[LegOutcome]) -> LegOutcome:
     try:
         return future.result()
     except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever an executor raises, the leg has not run
-        return LegOutcome(1, f"{type(error).__name__}: {str(error) or 'the executor has given it up'}")
+        said = (str(error).splitlines() or ["the executor has given it up"])[0]
+        return LegOutcome(1, f"{type(error).__name__}: {said}")
 
 
 def _judge(record: Record, job: LegJob, outcome: LegOutcome) -> LegReport:

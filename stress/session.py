@@ -10,6 +10,8 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -151,8 +153,19 @@ def _prepared(options: argparse.Namespace, place: Place) -> Record:
 
 
 def _show(console: Console, record: Record, as_json: bool) -> None:
-    """Write the page and show the result."""
+    """Draw the page and show the result."""
+    _draw(record)
     if as_json:
         print(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
+
+
+def _draw(record: Record) -> None:
+    """Draw the page beside the record, where the page is to be had; without one, the run is what it is."""
+    if find_spec("stress.report") is None:
+        return
+    try:
+        import_module("stress.report").write_report(record.file)
+    except OSError as error:
+        print(f"python -m stress: no page: {error.strerror or error}", file=sys.stderr)

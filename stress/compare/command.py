@@ -75,24 +75,28 @@ def _show(console: Console, found: Comparison) -> None:
 
 
 def _table(found: Comparison) -> Table:
-    title = "growth in MiB per hour, with its 95 % interval; scans in ms; the raw leg is shown and not judged"
+    title = "growth in MiB per hour, with its 95 % interval; scans in ms"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("scenario", "leg", "signal"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("signal", no_wrap=True)
     for name in ("old", "new", "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    shown: tuple[str, str] | None = None
+        table.add_column(name, justify="right", overflow="fold")
+    shown = ""
     for line in found.lines:
-        leg = (line.scenario, line.leg)
-        color = "bold red" if line.regression else ""
+        leg = f"{line.scenario} {line.leg}"
+        if leg != shown:
+            table.add_row(f"[bold]{leg}[/]" + (" (not judged)" if line.leg == "raw" else ""))
+            shown = leg
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
-        cells = (line.signal, _figure(line, line.old), _figure(line, line.new), ratio)
-        table.add_row(*(("", "") if leg == shown else leg), *cells, style=color)
-        shown = leg
+        cells = (f"  {line.signal}", _figure(line, line.old), _figure(line, line.new), ratio)
+        table.add_row(*cells, style="bold red" if line.regression else "")
     return table
 
 
 def _figure(line: Line, trend: dict[str, float]) -> str:
     unit = 1e-3 if line.signal == LATENCY else _MIB
-    figure, low, high = (f"{trend[name] / unit:.3g}" for name in ("figure", "low", "high"))
-    return figure if figure == low == high else f"{figure} ({low}, {high})"
+    figure, low, high = (_rounded(trend[name] / unit) for name in ("figure", "low", "high"))
+    return figure if figure == low == high else f"{figure} ({low} to {high})"
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
