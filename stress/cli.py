@@ -1,30 +1,23 @@
-"""The command line: `python -m stress quick | run NAME... | list | bench`."""
+"""The command line: `python -m stress quick | run NAME... | nightly | compare OLD NEW | list | bench`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import random
 import sys
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
-
-from stress import bench, terminal
+from stress import arguments, bench, compare, session
+from stress.errors import UsageError
 from stress.judging import Status
-from stress.record import Plan, Record
-from stress.runner import carry_out, prepare
 from stress.scenario import LEGS, all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BAD_USAGE = 2
-_QUICK_SECONDS = 4.5
 _RUN_SECONDS = 60.0
-_MAX_SEED = 2**32
+_COMMANDS = "quick, run NAME, nightly, compare OLD NEW, list or bench"
+_EXIT = "exit status: 0 all as it must be, 1 a leak or a wrong verdict, 2 bad usage, 3 nothing can be concluded"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,96 +28,66 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(BAD_USAGE)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a positive number of seconds")
-    return seconds
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number, 0 or more")
-    return int(text)
-
-
-def _scenario(text: str) -> str:
-    names = all_scenarios()
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"there is no scenario {text!r}; there are {', '.join(names)}")
-    return text
-
-
-def _leg(text: str) -> str:
-    if text not in LEGS:
-        raise argparse.ArgumentTypeError(f"there is no leg {text!r}; there are {', '.join(LEGS)}")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m stress", description="Leaks on a real RocksDB, and what saferocks makes of them.")
-    commands = parser.add_subparsers(dest="command", metavar="quick | run | list | bench")
-    _add_run_options(commands.add_parser("quick", help="run every scenario for a few seconds"))
-    run = commands.add_parser("run", help="run some scenarios for longer")
-    run.add_argument("scenario", nargs="+", type=_scenario, help="a name from `list`")
-    run.add_argument(
-        "--seconds", type=_seconds, default=_RUN_SECONDS, help="the length of each leg (default: %(default)s)"
+    parser = _Parser(
+        prog="python -m stress",
+        description="Leaks on a real RocksDB, and what saferocks makes of them.",
+        epilog=_EXIT,
     )
-    run.add_argument("--leg", action="append", type=_leg, help="run this leg only; may be given again")
-    _add_run_options(run)
+    commands = parser.add_subparsers(dest="command", metavar="quick | run | nightly | compare | list | bench")
+    quick = commands.add_parser("quick", help="run every scenario for a few seconds", epilog=_EXIT)
+    _add_run_options(quick, "2 where there are 2 cores")
+    run = commands.add_parser("run", help="run some scenarios for longer", epilog=_EXIT)
+    run.add_argument("scenario", nargs="+", type=arguments.scenario, help="a name from `list`")
+    run.add_argument(
+        "--seconds", type=arguments.seconds, default=_RUN_SECONDS, help="the length of each leg (default: %(default)s)"
+    )
+    run.add_argument("--leg", action="append", type=arguments.leg, help="run this leg only; may be given again")
+    _add_run_options(run, "1")
+    nightly = commands.add_parser("nightly", help="run every scenario, for hours in all", epilog=_EXIT)
+    nightly.add_argument(
+        "--hours",
+        type=arguments.hours,
+        required=True,
+        help="how long the whole night may take, of which each leg has its share",
+    )
+    _add_run_options(nightly, "1")
+    compare.add_options(commands.add_parser("compare", help="compare a run with an earlier one"))
     commands.add_parser("list", help="say which scenarios there are")
     bench.add_options(commands.add_parser("bench", help="compare the costs of saferocks with those of bare rocksdict"))
     return parser
 
 
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=_seed, help="the seed of everything random (default: a new one, recorded)")
+def _add_run_options(parser: argparse.ArgumentParser, jobs: str) -> None:
+    parser.add_argument(
+        "--seed", type=arguments.seed, help="the seed of everything random (default: a new one, recorded)"
+    )
     parser.add_argument("--output", default="stress-results", help="where the runs are kept (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _plan(options: argparse.Namespace) -> Plan:
-    seed = random.randrange(_MAX_SEED) if options.seed is None else options.seed
-    if options.command == "quick":
-        return Plan(tuple(all_scenarios()), LEGS, _QUICK_SECONDS, seed)
-    chosen = LEGS if options.leg is None else tuple(leg for leg in LEGS if leg in options.leg)
-    return Plan(tuple(dict.fromkeys(options.scenario)), chosen, options.seconds, seed)
-
-
-def _prepare(options: argparse.Namespace) -> Record:
-    try:
-        return prepare(_plan(options), options.output, datetime.now(timezone.utc))
-    except OSError as error:
-        why = error.strerror or error
-        print(
-            f"python -m stress: cannot write to {options.output!r}: {why}; give --output a directory that can be made",
-            file=sys.stderr,
-        )
-        raise SystemExit(BAD_USAGE) from None
-
-
-def _run(options: argparse.Namespace) -> int:
-    record = _prepare(options)
-    console = Console(stderr=options.json)
-    try:
-        with terminal.watching(console, record.jobs) as watch:
-            carry_out(record, watch)
-    except KeyboardInterrupt:
-        console.print("interrupted")
-    if options.json:
-        print(json.dumps(record.as_json(series=False), indent=2))
-    else:
-        terminal.show_result(console, record)
-    return record.status.status.value
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--jobs", type=arguments.jobs, help=f"how many legs run at once on this machine (default: {jobs})"
+    )
+    place.add_argument(
+        "--scheduler",
+        type=arguments.scheduler,
+        metavar="ADDRESS",
+        help="run the legs on the Dask cluster with this scheduler, as tcp://host:8786",
+    )
 
 
 def _list() -> int:
     for scenario in all_scenarios().values():
-        print(f"{scenario.name:16} {scenario.summary}")
+        print(f"{scenario.name:16} {', '.join(LEGS)}: {scenario.summary}")
     return Status.GREEN.value
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    if options.command == "list":
+        return _list()
+    if options.command == "compare":
+        return compare.run(options)
+    return bench.run(options) if options.command == "bench" else session.run(options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
-        parser.error("which command? give quick, run NAME, list or bench")
-    if options.command == "list":
-        return _list()
-    return bench.run(options) if options.command == "bench" else _run(options)
+        parser.error(f"which command? give {_COMMANDS}")
+    try:
+        return _carry_out(options)
+    except UsageError as error:
+        parser.error(str(error))

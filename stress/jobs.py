@@ -1,20 +1,23 @@
-"""A leg as a job: a description that can be sent anywhere, and the function that carries it out.
+"""A leg as a job: a description that can be sent anywhere, and the functions that carry it out.
 
-`run_leg(job)` starts a process of its own for the leg, so any `concurrent.futures.Executor` will
-do: threads here, other machines that share the output directory elsewhere. It reads the leg's
-samples as they come, adds what is better seen from outside (RSS, USS), and streams them to a file.
+Both start a process of its own for the leg, so any `concurrent.futures.Executor` will do. They
+read the leg's samples as they come, add what is better seen from outside (RSS, USS), and stream
+them to a file: `run_leg` to the job's own; `run_leg_away`, which may be on another machine, to
+one of its own, which comes back with the outcome.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -59,44 +62,92 @@ class LegOutcome:
         status: Its exit status; negative for a signal, as `subprocess` has it.
         errors: What it wrote to stderr, the end of it.
         interrupted: Whether it was stopped before its time by us.
+        begun: Whether it was started at all.
+        samples: The file of its samples, compressed, if that is not where the job wants it.
+        root: Where the harness is on the machine that ran it, if it was run away.
     """
 
     status: int
     errors: str
     interrupted: bool = False
+    begun: bool = True
+    samples: bytes = b""
+    root: str = ""
 
 
-#: The processes of legs that run in this process' threads, for `stop_legs`.
-_running: set[subprocess.Popen[str]] = set()
-_stopping = threading.Event()
+#: The processes of legs that this process' threads watch, and the groups that they belong to.
+_running: dict[subprocess.Popen[str], str] = {}
+#: The groups of legs that are to end and of which no other may start.
+_stopped: set[str] = set()
 
 
-def stop_legs() -> None:
-    """End every leg that was started from this process, and let no other start."""
-    _stopping.set()
-    for process in tuple(_running):
+def stop_legs(group: str = "") -> None:
+    """End every leg of a group that was started from this process, and let no other start."""
+    _stopped.add(group)
+    for process, its_group in tuple(_running.items()):
+        if its_group == group:
+            _end(process)
+
+
+def allow_legs(group: str = "") -> None:
+    """Let legs of a group start again after `stop_legs`."""
+    _stopped.discard(group)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill a leg with all that it has started; it has nothing to lose but its own temporary files."""
+    if process.returncode is None:  # otherwise the number may be another's by now
         with suppress(ProcessLookupError):
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def allow_legs() -> None:
-    """Let legs start again after `stop_legs`."""
-    _stopping.clear()
-
-
-def run_leg(job: LegJob) -> LegOutcome:
+def run_leg(job: LegJob, group: str = "") -> LegOutcome:
     """Run a leg in a process of its own, on a database of its own, and stream its samples to the job's file."""
-    if _stopping.is_set():
-        return LegOutcome(0, "", interrupted=True)
+    if group in _stopped:
+        return LegOutcome(0, "", interrupted=True, begun=False)
     with tempfile.TemporaryDirectory(prefix="stress-") as directory, tempfile.TemporaryFile("w+") as errors:
-        with _started(job, directory, errors) as process:
+        with _started(job, directory, errors, group) as process:
             _stream(process, job.file)
         errors.seek(0)
-        return LegOutcome(process.returncode, errors.read()[-4000:], _stopping.is_set())
+        return LegOutcome(process.returncode, errors.read()[-4000:], group in _stopped)
+
+
+def run_leg_away(job: LegJob, group: str = "") -> LegOutcome:
+    """Run a leg where the job's file cannot be written, and return its samples with the outcome."""
+    with tempfile.TemporaryDirectory(prefix="stress-samples-") as directory:
+        own = replace(job, file=os.path.join(directory, "samples.jsonl"))
+        outcome = run_leg(own, group)
+        if not os.path.exists(own.file):
+            return outcome
+        with open(own.file, "rb") as samples:
+            return replace(outcome, samples=gzip.compress(samples.read()), root=str(_ROOT))
+
+
+def bring_home(job: LegJob, outcome: LegOutcome) -> None:
+    """Write what came back from a leg that was run away to the job's file.
+
+    The guard's warnings name lines of the harness as it lies over there; they are made to name
+    the same lines here.
+    """
+    if not outcome.samples:
+        return
+    with open(job.file, "wb") as file:
+        for line in gzip.decompress(outcome.samples).splitlines(keepends=True):
+            file.write(_relocated(line, outcome.root) if line.startswith(b'{"leak"') else line)
+
+
+def _relocated(line: bytes, root: str) -> bytes:
+    """Make a leak name the line of this machine's harness instead of that under another root."""
+    leak = json.loads(line)["leak"]
+    there, away = str(leak.get("opened_at")), root + os.sep
+    if there.startswith(away):
+        here = os.path.join(_ROOT, there.removeprefix(away))
+        leak |= {"opened_at": here, "text": leak["text"].replace(there, here)}
+    return json.dumps({"leak": leak}).encode() + b"\n"
 
 
 @contextmanager
-def _started(job: LegJob, directory: str, errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
+def _started(job: LegJob, directory: str, errors: IO[str], group: str) -> Iterator[subprocess.Popen[str]]:
     command = (sys.executable, "-m", "stress.leg", job.scenario, job.leg, f"{directory}/db", str(job.seconds))
     process = subprocess.Popen(
         (*command, str(job.seed)),
@@ -107,17 +158,21 @@ def _started(job: LegJob, directory: str, errors: IO[str]) -> Iterator[subproces
         cwd=directory,  # what lies about in our own is not to be imported
         start_new_session=True,  # Ctrl-C in the terminal is for us; we end the leg
     )
-    _running.add(process)
-    watchdog = threading.Timer(2 * job.seconds + _GRACE_SECONDS, process.kill)
+    _running[process] = group
+    watchdog = threading.Timer(2 * job.seconds + _GRACE_SECONDS, _end, (process,))
     watchdog.start()
     try:
-        if _stopping.is_set():
-            process.terminate()
+        if group in _stopped:  # meanwhile
+            _end(process)
         with process:
-            yield process
+            try:
+                yield process
+            except BaseException:
+                _end(process)  # nobody listens to it any longer
+                raise
     finally:
         watchdog.cancel()
-        _running.discard(process)
+        del _running[process]
 
 
 def _environment() -> dict[str, str]:

@@ -7,7 +7,6 @@ guarded leg must PASS and the guard must have named the opening line. Otherwise 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -87,15 +86,11 @@ def judge_leg(scenario: Scenario, job: LegJob, outcome: LegOutcome, data: LegDat
 
 def judge_signals(scenario: Scenario, data: LegData) -> tuple[Judgement, ...]:
     """Judge every signal that gates, the exact ones first."""
-    times = data.series.get("time", [])
-
-    def values(name: str) -> list[float]:
-        return data.series.get(name, [math.nan] * len(times))
-
+    limits = EXACT | dict(scenario.limits)
     return (
-        *(judge_exact(name, times, values(name), limit) for name, limit in (EXACT | dict(scenario.limits)).items()),
-        *(judge_exact(name, times, values(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
-        judge_heap(times, values("heap"), HEAP_BUDGET),
+        *(judge_exact(name, data.measured(name), limit) for name, limit in limits.items()),
+        *(judge_exact(name, data.measured(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
+        judge_heap(data.measured("heap"), HEAP_BUDGET),
     )
 
 

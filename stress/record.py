@@ -1,25 +1,23 @@
-"""`run.json`: everything about a run, valid at every moment of it."""
+"""`run.json`: everything about a run, valid at every moment of it; docs/stress.md names its fields."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import platform
 import shlex
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import saferocks
 from stress.judging import LegReport, RunStatus, Status, judge_run
+from stress.machine import machine, versions
+from stress.runfile import FORMAT
 from stress.scenario import LEGS
+from stress.trends import trends
 
 if TYPE_CHECKING:
     from stress.jobs import LegJob
-
-_PACKAGES = ("rocksdict", "psutil", "scipy", "rich")
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,28 @@ class Plan:
         legs: The legs of each.
         seconds: How long each leg runs.
         seed: The seed of everything random.
+        jobs: How many legs run at once.
+        scheduler: The address of the Dask cluster that runs them, if one does.
     """
 
     scenarios: tuple[str, ...]
     legs: tuple[str, ...]
     seconds: float
     seed: int
+    jobs: int = 1
+    scheduler: str | None = None
 
     @property
     def command(self) -> str:
         """The one command that replays it."""
         legs = () if self.legs == LEGS else tuple(word for leg in self.legs for word in ("--leg", leg))
         words = ("run", *self.scenarios, "--seconds", repr(self.seconds), *legs, "--seed", str(self.seed))
-        return "python -m stress " + shlex.join(words)
+        return "python -m stress " + shlex.join((*words, *self._place()))
+
+    def _place(self) -> tuple[str, ...]:
+        if self.scheduler is not None:
+            return ("--scheduler", self.scheduler)
+        return () if self.jobs == 1 else ("--jobs", str(self.jobs))
 
 
 @dataclass
@@ -55,8 +62,9 @@ class Record:
         plan: What the run is to do.
         jobs: The legs to be run.
         started: When it began.
-        reports: What came out so far.
+        workers: What the workers of a cluster are, each with its address.
         interrupted: Whether it was ended before its time.
+        reports: What came out so far.
     """
 
     directory: str
@@ -65,6 +73,8 @@ class Record:
     started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     reports: list[LegReport] = field(default_factory=list)
     interrupted: bool = False
+    workers: tuple[dict[str, Any], ...] = ()
+    machine: dict[str, Any] = field(default_factory=machine)
 
     @property
     def file(self) -> str:
@@ -73,11 +83,16 @@ class Record:
 
     @property
     def status(self) -> RunStatus:
-        """What came out of the run so far."""
+        """What came out of the run so far; a leg that was found wrong stays so, interrupted or not."""
         found = judge_run(self.reports, self.jobs)
-        if self.interrupted and found.status is Status.GREEN:
-            return RunStatus(Status.INCONCLUSIVE, "interrupted")
+        if self.interrupted and found.status is not Status.RED:
+            return RunStatus(Status.INCONCLUSIVE, f"interrupted after {len(self.reports)} of {len(self.jobs)} legs")
         return found
+
+    def add(self, report: LegReport) -> None:
+        """Take in what came out of a leg; the legs stay in the order of the plan, whichever ends first."""
+        self.reports.append(report)
+        self.reports.sort(key=lambda each: self.jobs.index(each.job))
 
     def save(self) -> None:
         """Write `run.json` as one, so that whatever ends the run leaves a valid file."""
@@ -90,13 +105,16 @@ class Record:
         """Return the run as JSON has it, with or without the samples."""
         status = self.status
         return {
+            "format": FORMAT,
             "status": status.status.name.lower(),
             "reason": status.reason,
             "interrupted": self.interrupted,
             "started": self.started.isoformat(timespec="seconds"),
             "command": self.plan.command,
             **asdict(self.plan),
-            "versions": _versions(),
+            "versions": versions(),
+            "machine": self.machine,
+            "workers": self.workers,
             "results": [_leg_as_json(report, series) for report in self.reports],
             "file": self.file,
         }
@@ -112,7 +130,9 @@ def _leg_as_json(report: LegReport, series: bool) -> dict[str, Any]:
         "reason": report.reason,
         "named": report.data.named,
         "judgements": judgements,
+        "trends": trends(report.data),
         "table": report.data.table,
+        "samples": os.path.basename(report.job.file),
         **({"series": _finite(report.data.series), "leaks": report.data.leaks} if series else {}),
     }
 
@@ -120,12 +140,6 @@ def _leg_as_json(report: LegReport, series: bool) -> dict[str, Any]:
 def _finite(series: dict[str, list[float]]) -> dict[str, list[float | None]]:
     """Put null for samples that are missing; JSON knows no NaN."""
     return {name: [None if math.isnan(value) else value for value in values] for name, values in series.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    here = {"python": platform.python_version(), "platform": platform.platform()}
-    return {"saferocks": saferocks.__version__, **found, **here}
 
 
 def new_directory(parent: str, now: datetime) -> str:

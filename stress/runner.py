@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from typing import TYPE_CHECKING, Protocol
 
-from stress.jobs import LegJob, LegOutcome, allow_legs, run_leg, stop_legs
+from stress.jobs import LegJob, LegOutcome, allow_legs, bring_home, run_leg, stop_legs
 from stress.judging import LegReport, judge_leg
 from stress.record import Plan, Record, new_directory
 from stress.samples import read_leg
 from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
 _REFRESH_SECONDS = 0.2
@@ -57,26 +65,34 @@ def prepare(plan: Plan, output: str, now: datetime) -> Record:
     return record
 
 
-def carry_out(record: Record, observer: Observer | None = None, executor: Executor | None = None) -> None:
+def carry_out(
+    record: Record,
+    observer: Observer | None = None,
+    executor: Executor | None = None,
+    *,
+    work: Callable[[LegJob], LegOutcome] = run_leg,
+    stop: Callable[[], None] = stop_legs,
+) -> None:
     """Run every leg, and save the record after each.
 
     Args:
         record: The run, from `prepare`.
         observer: Who is told of the progress.
-        executor: Where the legs run. By default here, one after the other: each has the machine
-            to itself, and its figures are its own.
+        executor: Where the legs run. By default here, as many at once as the plan says.
+        work: What the executor is given to run a leg.
+        stop: Ends the legs that run, and lets no other start.
 
     Raises:
         KeyboardInterrupt: Once what was done until then is recorded.
     """
     allow_legs()
-    own = executor or ThreadPoolExecutor(max_workers=1)
-    futures = {own.submit(run_leg, job): job for job in record.jobs}
+    own = executor or ThreadPoolExecutor(max_workers=record.plan.jobs)
+    futures = {own.submit(work, job): job for job in record.jobs}
     try:
         _collect(record, futures, observer or Silent())
     except BaseException:
         record.interrupted = True
-        _interrupt(record, futures)
+        _interrupt(record, futures, stop)
         raise
     finally:
         if executor is None:
@@ -89,28 +105,37 @@ def _collect(record: Record, futures: dict[Future[LegOutcome], LegJob], observer
         done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
         observer.refresh()
         for future in done:
-            report = _judge(record, futures[future], future)
+            report = _judge(record, futures[future], _outcome(future))
             observer.finish(report)
 
 
-def _judge(record: Record, job: LegJob, future: Future[LegOutcome]) -> LegReport:
-    failure = future.exception()
-    outcome = future.result() if failure is None else LegOutcome(1, f"{type(failure).__name__}: {failure}")
+def _outcome(future: Future[LegOutcome]) -> LegOutcome:
+    """Return how a leg ended; one that the executor lost has ended badly."""
+    try:
+        return future.result()
+    except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever an executor raises, the leg has not run
+        said = (str(error).splitlines() or ["the executor has given it up"])[0]
+        return LegOutcome(1, f"{type(error).__name__}: {said}")
+
+
+def _judge(record: Record, job: LegJob, outcome: LegOutcome) -> LegReport:
+    bring_home(job, outcome)
     report = judge_leg(all_scenarios()[job.scenario], job, outcome, read_leg(job.file))
-    record.reports.append(report)
+    record.add(report)
     record.save()
     return report
 
 
-def _interrupt(record: Record, futures: dict[Future[LegOutcome], LegJob]) -> None:
+def _interrupt(record: Record, futures: dict[Future[LegOutcome], LegJob], stop: Callable[[], None]) -> None:
     """End what runs, and record what there is of it."""
-    record.save()  # at once: whoever is impatient may press Ctrl-C again
-    for future in futures:
-        future.cancel()
-    stop_legs()
-    wait(futures, timeout=_STOP_SECONDS)  # legs on other machines are beyond our reach
+    record.save()  # at once: whatever happens now, what was done is kept
+    stop()
+    done, lost = wait(futures, timeout=_STOP_SECONDS)  # legs that have not begun end at once, too
+    for future in lost:
+        future.cancel()  # on a machine that is beyond our reach
     reported = {report.job for report in record.reports}
-    for future, job in futures.items():
-        if future.done() and not future.cancelled() and job not in reported:
-            _judge(record, job, future)
+    for future in sorted(done, key=list(futures).index):
+        outcome = _outcome(future)
+        if futures[future] not in reported and outcome.begun:
+            _judge(record, futures[future], outcome)
     record.save()

@@ -2,28 +2,25 @@
 
 A straight line through raw samples is fooled by sawtooth and stairs, which is what a healthy
 RocksDB looks like: memtables fill and are flushed, caches fill once. So the warm-up is dropped,
-the rest is cut into blocks, and the lowest sample of each block is kept: memory that really
-leaks raises the floor as well. The slope through the floor is Theil-Sen's, which outliers do
-not bend, and a verdict needs the whole confidence interval on one side of the budget.
+the rest is cut into blocks, and the lowest sample of each block is kept (`stress.reduction`):
+memory that really leaks raises the floor as well. The slope through the floor is Theil-Sen's,
+which outliers do not bend, and a verdict needs the whole confidence interval on one side of the
+budget.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from scipy.stats import theilslopes
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from stress.reduction import MIN_BLOCKS
 
-WARM_UP = 0.25
-MIN_BLOCKS, MAX_BLOCKS = 12, 48
-#: Samples to a block, once there are enough for more than the fewest blocks.
-_SAMPLES_PER_BLOCK = 8
+if TYPE_CHECKING:
+    from stress.reduction import Measured
+
 _CONFIDENCE = 0.95
 
 
@@ -58,55 +55,43 @@ class Judgement:
     budget: float = 0.0
 
 
-def after_warm_up(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Drop the samples of the first quarter of the time."""
-    if not times:
-        return [], []
-    start = times[0] + WARM_UP * (times[-1] - times[0])
-    kept = [(time, value) for time, value in zip(times, values, strict=True) if time >= start]
-    return [time for time, _ in kept], [value for _, value in kept]
+@dataclass(frozen=True)
+class Slope:
+    """How fast the floor of a signal rises, in units of the signal to a second.
 
-
-def block_minima(
-    times: Sequence[float], values: Sequence[float], blocks: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Cut a series into blocks of nearly equal length and keep the lowest sample of each.
-
-    Args:
-        times: The times of the samples, ascending.
-        values: Their values.
-        blocks: How many blocks; at most one for each sample.
-
-    Returns:
-        The times and the values of the lowest samples; the earliest one where several are lowest.
+    Attributes:
+        middle: Theil-Sen's slope.
+        low: Lower end of its confidence interval.
+        high: Upper end of it.
     """
-    edges = [round(index * len(values) / blocks) for index in range(blocks + 1)]
-    lowest = [min(range(start, end), key=values.__getitem__) for start, end in pairwise(edges)]
-    return tuple(times[index] for index in lowest), tuple(values[index] for index in lowest)
+
+    middle: float
+    low: float
+    high: float
 
 
-def count_blocks(samples: int) -> int:
-    """Return how many blocks to cut so many samples into."""
-    return max(MIN_BLOCKS, min(MAX_BLOCKS, samples // _SAMPLES_PER_BLOCK))
+def slope(measured: Measured) -> Slope:
+    """Return the slope of a signal's floor, which must have two points at different times."""
+    fit: Any = theilslopes(measured.floor, measured.floor_times, alpha=_CONFIDENCE)
+    return Slope(float(fit.slope), float(fit.low_slope), float(fit.high_slope))
 
 
-def _unfit(signal: str, times: Sequence[float], values: Sequence[float]) -> Judgement | None:
+def _unfit(signal: str, measured: Measured) -> Judgement | None:
     """Say why a series cannot be judged, or None if it can be."""
-    if not all(math.isfinite(value) for value in values):
+    if measured.missing:
         return Judgement(signal, Verdict.INCONCLUSIVE, "some samples are missing")
-    if len(values) < MIN_BLOCKS or times[-1] <= times[0]:
-        few = f"{len(values)} samples after the warm-up; {MIN_BLOCKS} blocks need more, so run for longer"
+    if measured.count < MIN_BLOCKS or measured.span <= 0:
+        few = f"{measured.count} samples after the warm-up; {MIN_BLOCKS} blocks need more, so run for longer"
         return Judgement(signal, Verdict.INCONCLUSIVE, few)
     return None
 
 
-def judge_growth(signal: str, times: Sequence[float], values: Sequence[float], budget: float) -> Judgement:
+def judge_growth(signal: str, measured: Measured, budget: float) -> Judgement:
     """Judge whether a noisy signal grows.
 
     Args:
         signal: Its name.
-        times: When it was sampled, in seconds, ascending.
-        values: The samples.
+        measured: What was measured of it.
         budget: How much it may grow from the end of the warm-up to the last sample. A leak of any
             rate exceeds it in a run that is long enough.
 
@@ -114,14 +99,11 @@ def judge_growth(signal: str, times: Sequence[float], values: Sequence[float], b
         FAIL if the whole confidence interval of the growth is above the budget, PASS if it is
         below, INCONCLUSIVE otherwise.
     """
-    kept_times, kept = after_warm_up(times, values)
-    unfit = _unfit(signal, kept_times, kept)
+    unfit = _unfit(signal, measured)
     if unfit is not None:
         return unfit
-    floor_times, floor = block_minima(kept_times, kept, count_blocks(len(kept)))
-    fit: Any = theilslopes(floor, floor_times, alpha=_CONFIDENCE)
-    span = kept_times[-1] - kept_times[0]
-    growth, least, most = (float(slope) * span for slope in (fit.slope, fit.low_slope, fit.high_slope))
+    found, span = slope(measured), measured.span
+    growth, least, most = found.middle * span, found.low * span, found.high * span
     verdict, reason = _compare(least, most, budget)
     return Judgement(signal, verdict, reason, growth, least, most, budget)
 
@@ -134,32 +116,27 @@ def _compare(low: float, high: float, budget: float) -> tuple[Verdict, str]:
     return Verdict.INCONCLUSIVE, "the confidence interval covers the budget; run for longer"
 
 
-def judge_heap(times: Sequence[float], values: Sequence[float], budget: float) -> Judgement:
+def judge_heap(measured: Measured, budget: float) -> Judgement:
     """Judge the C heap, which cannot be judged at all under another allocator than glibc's."""
-    if not all(values):
+    if measured.has_zero:
         return Judgement("heap", Verdict.INCONCLUSIVE, "heap_info reads 0: another allocator is in place of glibc's")
-    return judge_growth("heap", times, values, budget)
+    return judge_growth("heap", measured, budget)
 
 
-def judge_exact(
-    signal: str, times: Sequence[float], values: Sequence[float], limit: float, *, floor: bool = False
-) -> Judgement:
+def judge_exact(signal: str, measured: Measured, limit: float, *, floor: bool = False) -> Judgement:
     """Judge a signal that RocksDB or the registry knows exactly.
 
     Args:
         signal: Its name.
-        times: When it was sampled.
-        values: The samples, each taken after a collection.
+        measured: What was measured of it, each sample after a collection.
         limit: The most that a healthy leg has.
         floor: Judge the lowest sample of each block instead of each sample, because background
             threads hold some of it for a moment.
     """
-    kept_times, kept = after_warm_up(times, values)
-    unfit = _unfit(signal, kept_times, kept)
+    unfit = _unfit(signal, measured)
     if unfit is not None:
         return unfit
-    judged = block_minima(kept_times, kept, count_blocks(len(kept)))[1] if floor else kept
-    most = max(judged)
+    most = max(measured.floor) if floor else measured.highest
     if most > limit:
         return Judgement(signal, Verdict.FAIL, f"{most:g} where {limit:g} is the most", most, most, most, limit)
     return Judgement(signal, Verdict.PASS, "never above its limit", most, most, most, limit)

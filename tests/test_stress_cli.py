@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stress import bench, cli
+from stress import bench, cli, session
 from stress.bench import report as bench_report
 from stress.bench.measure import Row
 from stress.jobs import run_leg
@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
         (["quick", "--seed", "-1"], "give a whole number"),
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
-        (["nonsense"], "'quick', 'run', 'list', 'bench'"),
-        ([], "give quick, run NAME, list or bench"),
+        (["nonsense"], "'quick', 'run', 'nightly', 'compare', 'list', 'bench'"),
+        ([], "give quick, run NAME, nightly, compare OLD NEW, list or bench"),
         (["quick", "--nonsense"], "--nonsense"),
     ],
 )
@@ -91,7 +91,7 @@ def test_the_replayed_command_makes_the_same_plan() -> None:
         Plan(("iterator-leak", "snapshot-age"), ("raw", "guarded", "scoped"), 4.5, 99),
         Plan(("snapshot-age",), ("raw", "scoped"), 0.123456789, 0),
     ):
-        assert cli._plan(cli._parser().parse_args(plan.command.split()[3:])) == plan
+        assert session.plan_of(cli._parser().parse_args(plan.command.split()[3:]), None) == plan
 
 
 class Impatient(Silent):
@@ -130,11 +130,11 @@ def test_legs_can_start_again_after_an_interrupt(tmp_path) -> None:
 def test_an_interrupt_at_the_command_line_exits_with_3(tmp_path, monkeypatch, capsys) -> None:
     """Ctrl-C prints what was done and exits as inconclusive, with JSON on stdout if asked for."""
 
-    def interrupted(record, watch) -> None:
+    def interrupted(record, watch, executor, **place) -> None:
         record.interrupted = True
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "carry_out", interrupted)
+    monkeypatch.setattr(session, "carry_out", interrupted)
     for json_too in ([], ["--json"]):
         assert cli.main(["quick", "--output", str(tmp_path), *json_too]) == 3
     shown = capsys.readouterr().out

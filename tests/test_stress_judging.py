@@ -244,4 +244,4 @@ def test_samples_that_are_still_being_written_are_left_out(tmp_path) -> None:
     assert read_leg(str(file)) == LegData({}, ())
     file.write_text('{"sample": {"time": 1.0}}\n{"leak": {"source": "event"}}\n{"sample": {"ti')
     assert latest_sample(str(file)) == {"time": 1.0}
-    assert read_leg(str(file)) == LegData({"time": [1.0]}, ({"source": "event"},))
+    assert read_leg(str(file)) == LegData({"time": [1.0]}, ({"source": "event", "reports": 1},))

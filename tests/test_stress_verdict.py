@@ -9,17 +9,8 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from stress.verdict import (
-    MAX_BLOCKS,
-    MIN_BLOCKS,
-    Verdict,
-    after_warm_up,
-    block_minima,
-    count_blocks,
-    judge_exact,
-    judge_growth,
-    judge_heap,
-)
+from stress.reduction import MAX_BLOCKS, MIN_BLOCKS, after_warm_up, block_minima, count_blocks, measure
+from stress.verdict import Verdict, judge_exact, judge_growth, judge_heap
 
 MIB = 1 << 20
 BUDGET = 4 * MIB
@@ -63,7 +54,7 @@ def verdicts(shape, leak_mib: float) -> list[Verdict]:
     for seed in range(SEEDS):
         values = shape(random.Random(seed))
         leaking = [value + leak_mib * MIB * time / TIMES[-1] for time, value in zip(TIMES, values, strict=True)]
-        found.append(judge_growth("heap", TIMES, leaking, BUDGET).verdict)
+        found.append(judge_growth("heap", measure(TIMES, leaking), BUDGET).verdict)
     return found
 
 
@@ -90,7 +81,7 @@ def test_leaks_are_seen_through_any_noise(shape) -> None:
 def test_leaking_stairs_fail() -> None:
     """Memory that only grows in steps is a leak all the same."""
     values = [float(5 * MIB + 4 * MIB * (number // 10)) for number in range(SAMPLES)]
-    assert judge_growth("heap", TIMES, values, BUDGET).verdict is Verdict.FAIL
+    assert judge_growth("heap", measure(TIMES, values), BUDGET).verdict is Verdict.FAIL
 
 
 def test_a_leak_of_any_rate_fails_in_a_run_that_is_long_enough() -> None:
@@ -98,14 +89,14 @@ def test_a_leak_of_any_rate_fails_in_a_run_that_is_long_enough() -> None:
     for length, expected in ((10, Verdict.PASS), (1000, Verdict.FAIL)):
         times = [length * number / SAMPLES for number in range(SAMPLES)]
         values = [5 * MIB + 0.05 * MIB * time for time in times]
-        assert judge_growth("heap", times, values, BUDGET).verdict is expected
+        assert judge_growth("heap", measure(times, values), BUDGET).verdict is expected
 
 
 def test_an_interval_across_the_budget_is_inconclusive() -> None:
     """Growth close to the budget under noise is neither passed nor failed."""
     rng = random.Random(1)
     values = [5 * MIB + BUDGET / 0.75 * time / TIMES[-1] + rng.gauss(0, 2 * MIB) for time in TIMES]
-    found = judge_growth("heap", TIMES, values, BUDGET)
+    found = judge_growth("heap", measure(TIMES, values), BUDGET)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert found.low < BUDGET < found.high
 
@@ -113,7 +104,7 @@ def test_an_interval_across_the_budget_is_inconclusive() -> None:
 def test_the_warm_up_does_not_count() -> None:
     """Growth that is over after a fifth of the time is not seen."""
     values = [min(number, SAMPLES / 5) * MIB for number in range(SAMPLES)]
-    found = judge_growth("heap", TIMES, values, BUDGET)
+    found = judge_growth("heap", measure(TIMES, values), BUDGET)
     assert (found.verdict, found.figure) == (Verdict.PASS, 0.0)
 
 
@@ -121,49 +112,49 @@ def test_the_warm_up_does_not_count() -> None:
 def test_too_few_samples_are_inconclusive(count: int) -> None:
     """A series that does not fill twelve blocks after the warm-up is not judged."""
     for found in (
-        judge_growth("heap", TIMES[:count], [5.0] * count, BUDGET),
-        judge_exact("snapshots", TIMES[:count], [0.0] * count, 0),
+        judge_growth("heap", measure(TIMES[:count], [5.0] * count), BUDGET),
+        judge_exact("snapshots", measure(TIMES[:count], [0.0] * count), 0),
     ):
         assert found.verdict is Verdict.INCONCLUSIVE
 
 
 def test_samples_at_one_moment_are_inconclusive() -> None:
     """A clock that stands still proves nothing."""
-    assert judge_growth("heap", [1.0] * 50, [5.0] * 50, BUDGET).verdict is Verdict.INCONCLUSIVE
+    assert judge_growth("heap", measure([1.0] * 50, [5.0] * 50), BUDGET).verdict is Verdict.INCONCLUSIVE
 
 
 def test_missing_samples_are_inconclusive() -> None:
     """A series with holes is not judged."""
     values = [5.0] * (SAMPLES - 1) + [math.nan]
-    assert judge_growth("heap", TIMES, values, BUDGET).verdict is Verdict.INCONCLUSIVE
-    assert judge_exact("snapshots", TIMES, values, 9).verdict is Verdict.INCONCLUSIVE
+    assert judge_growth("heap", measure(TIMES, values), BUDGET).verdict is Verdict.INCONCLUSIVE
+    assert judge_exact("snapshots", measure(TIMES, values), 9).verdict is Verdict.INCONCLUSIVE
 
 
 def test_a_heap_that_reads_zero_is_inconclusive() -> None:
     """Another allocator, under which heap_info reads 0, is never a silent pass."""
-    found = judge_heap(TIMES, [0.0] * SAMPLES, BUDGET)
+    found = judge_heap(measure(TIMES, [0.0] * SAMPLES), BUDGET)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "allocator" in found.reason
-    assert judge_heap(TIMES, [5.0 * MIB] * SAMPLES, BUDGET).verdict is Verdict.PASS
-    assert judge_heap([], [], BUDGET).verdict is Verdict.INCONCLUSIVE
+    assert judge_heap(measure(TIMES, [5.0 * MIB] * SAMPLES), BUDGET).verdict is Verdict.PASS
+    assert judge_heap(measure([], []), BUDGET).verdict is Verdict.INCONCLUSIVE
 
 
 def test_exact_signals_fail_at_one_sample() -> None:
     """One handle at one moment after the warm-up is a leak, and one at the limit is not."""
     values = [0.0] * SAMPLES
-    assert judge_exact("open_handles", TIMES, values, 0).verdict is Verdict.PASS
+    assert judge_exact("open_handles", measure(TIMES, values), 0).verdict is Verdict.PASS
     values[-1] = 1.0
-    assert judge_exact("open_handles", TIMES, values, 0).verdict is Verdict.FAIL
-    assert judge_exact("open_handles", TIMES, values, 1).verdict is Verdict.PASS
+    assert judge_exact("open_handles", measure(TIMES, values), 0).verdict is Verdict.FAIL
+    assert judge_exact("open_handles", measure(TIMES, values), 1).verdict is Verdict.PASS
 
 
 def test_the_floor_forgives_moments_and_not_what_stays() -> None:
     """A compaction's hold of a moment passes by the floor; what stays for a block fails."""
     moments = [3.0 if number % 4 else 1.0 for number in range(SAMPLES)]
-    assert judge_exact("live_versions", TIMES, moments, 1).verdict is Verdict.FAIL
-    assert judge_exact("live_versions", TIMES, moments, 1, floor=True).verdict is Verdict.PASS
+    assert judge_exact("live_versions", measure(TIMES, moments), 1).verdict is Verdict.FAIL
+    assert judge_exact("live_versions", measure(TIMES, moments), 1, floor=True).verdict is Verdict.PASS
     stays = [1.0] * 60 + [3.0] * 40
-    assert judge_exact("live_versions", TIMES, stays, 1, floor=True).verdict is Verdict.FAIL
+    assert judge_exact("live_versions", measure(TIMES, stays), 1, floor=True).verdict is Verdict.FAIL
 
 
 def test_there_are_twelve_blocks_at_least() -> None:

@@ -1,0 +1,68 @@
+"""The kinds of arguments, each refused in a line that says what would be right."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+from stress.scenario import LEGS, all_scenarios
+
+_PORTS = 1 << 16
+
+
+def _positive(text: str, unit: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a positive number of {unit}")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Return a positive, finite number of seconds."""
+    return _positive(text, "seconds")
+
+
+def hours(text: str) -> float:
+    """Return a positive, finite number of hours."""
+    return _positive(text, "hours")
+
+
+def seed(text: str) -> int:
+    """Return a whole number, 0 or more."""
+    if not text.isdecimal() or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number, 0 or more")
+    return int(text)
+
+
+def jobs(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    if not text.isdecimal() or not text.isascii() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of legs at once; give a whole number, 1 or more")
+    return int(text)
+
+
+def scheduler(text: str) -> str:
+    """Return the address of a scheduler."""
+    found = re.fullmatch(r"(?:tcp|tls)://(?:[^\s/:\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", text, re.ASCII)
+    if found is None or not 0 < int(found[1]) < _PORTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a scheduler; give it as tcp://host:8786")
+    return text
+
+
+def scenario(text: str) -> str:
+    """Return the name of a scenario that there is."""
+    names = all_scenarios()
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"there is no scenario {text!r}; there are {', '.join(names)}")
+    return text
+
+
+def leg(text: str) -> str:
+    """Return the name of a leg that there is."""
+    if text not in LEGS:
+        raise argparse.ArgumentTypeError(f"there is no leg {text!r}; there are {', '.join(LEGS)}")
+    return text
