@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import saferocks
 from stress.judging import LegReport, RunStatus, Status, judge_run
+from stress.runfile import FORMAT
 from stress.scenario import LEGS
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Record:
         """Return the run as JSON has it, with or without the samples."""
         status = self.status
         return {
+            "format": FORMAT,
             "status": status.status.name.lower(),
             "reason": status.reason,
             "interrupted": self.interrupted,
