@@ -1,4 +1,4 @@
-"""The command line: `python -m stress quick | run NAME... | list | bench`."""
+"""The command line: `python -m stress quick | run NAME... | list | bench | report`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-from stress import bench, terminal
+from stress import bench, report, terminal
 from stress.judging import Status
 from stress.record import Plan, Record
 from stress.runner import carry_out, prepare
@@ -66,7 +66,7 @@ def _leg(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m stress", description="Leaks on a real RocksDB, and what saferocks makes of them.")
-    commands = parser.add_subparsers(dest="command", metavar="quick | run | list | bench")
+    commands = parser.add_subparsers(dest="command", metavar="quick | run | list | bench | report")
     _add_run_options(commands.add_parser("quick", help="run every scenario for a few seconds"))
     run = commands.add_parser("run", help="run some scenarios for longer")
     run.add_argument("scenario", nargs="+", type=_scenario, help="a name from `list`")
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     commands.add_parser("list", help="say which scenarios there are")
     bench.add_options(commands.add_parser("bench", help="compare the costs of saferocks with those of bare rocksdict"))
+    report.add_options(commands.add_parser("report", help="write the page of a run that has been"))
     return parser
 
 
@@ -137,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
-        parser.error("which command? give quick, run NAME, list or bench")
+        parser.error("which command? give quick, run NAME, list, bench or report")
     if options.command == "list":
         return _list()
+    if options.command == "report":
+        return report.run(options)
     return bench.run(options) if options.command == "bench" else _run(options)
