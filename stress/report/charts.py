@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
 from stress.report.signals import AGE, GROWING, TIME, Signal, drawn
-from stress.report.thinning import kept_indices
+from stress.report.thinning import kept_dots, kept_indices
 from stress.report.ticks import Unit, number, quantity, ticks, ticks_within, unit_for
 from stress.verdict import WARM_UP
 
@@ -42,6 +43,11 @@ class Curve:
     xs: list[float]
     ys: Values
     dots: bool = False
+
+    @property
+    def dot_size(self) -> float:
+        """How wide its dots are; of single dots in one place, each leg's is to be seen around the next one's."""
+        return 5.0 if len(self.xs) > 1 else max(5.0, 13.0 - 4.0 * self.colour)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def _chart(signal: Signal, results: Sequence[LegResult], colours: Mapping[str, i
         x_unit.name,
         y_unit.name,
         tuple(ticks_within(x_end)),
-        tuple(ticks(top, 4, _lowest(there))),
+        tuple(ticks(top, 4, _lowest(there), whole=signal.kind == "count")),
         x_end,
         _warm_up(results, x_unit) if along == TIME else None,
         Budget(budget.at / y_unit.size, budget.said) if budget else None,
@@ -156,7 +162,7 @@ def _curve(signal: Signal, result: LegResult, colour: int, along: str, x_unit: U
     samples = [(place, value) for place, value in zip(places, values, strict=False) if place is not None]
     dots = along == AGE and not _is_ascending([place for place, _ in samples])
     merged = _merged(samples) if dots or along == AGE else samples
-    kept = kept_indices([value for _, value in merged], MOST_POINTS)
+    kept = (kept_dots if dots else kept_indices)([value for _, value in merged], MOST_POINTS)
     xs = [_short(merged[index][0] / x_unit.size) for index in kept]
     ys = [None if (value := merged[index][1]) is None else _short(value / y_unit.size) for index in kept]
     return Curve(result.leg, colour, *_distinct(xs, ys), dots or len(xs) == 1)
@@ -168,9 +174,13 @@ def _is_ascending(places: Sequence[float]) -> bool:
 
 def _merged(samples: Iterable[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
     """Put samples in the order of their age, and one median in place of those of the same age."""
-    ordered = sorted((place, value) for place, value in samples if value is not None)
-    groups = groupby(ordered, key=lambda sample: sample[0])
-    return [(place, median(value for _, value in group)) for place, group in groups]
+    groups = groupby(sorted(samples, key=itemgetter(0)), key=itemgetter(0))
+    return [(place, _median([value for _, value in group])) for place, group in groups]
+
+
+def _median(values: Values) -> float | None:
+    there = [value for value in values if value is not None]
+    return median(there) if there else None
 
 
 def _distinct(xs: list[float], ys: Values) -> tuple[list[float], Values]:
@@ -186,7 +196,7 @@ def _distinct(xs: list[float], ys: Values) -> tuple[list[float], Values]:
 
 def _short(value: float) -> float:
     """Keep the digits that a chart can show."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.5g}")
 
 
 def _budget(signal: Signal, results: Sequence[LegResult], highest: float) -> Budget | None:

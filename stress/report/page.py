@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from stress.report import ticks
 from stress.report.charts import described
@@ -44,6 +44,7 @@ def page(run: RunResult) -> str:
             status_words=STATUS_WORDS,
             legs=_legend(run, scenarios),
             started=_when(run.started),
+            measured=_measured(run),
             facts=_facts(run),
             policy=policy,
             style=Markup(style),  # noqa: S704 - our own file
@@ -78,18 +79,20 @@ def _when(started: str) -> str:
 
 def _facts(run: RunResult) -> list[tuple[str, str]]:
     """Return what is to be known of a run besides its verdicts: name and text."""
-    legs = sum(1 for result in run.results if result.series.get("time"))
-    measured = sum(_last(result.series.get("time", [])) for result in run.results)
     machine = [(name.replace("_", " "), _said(value)) for name, value in run.machine.items()]
     versions = [(name, _said(value)) for name, value in run.versions.items()]
     return [
-        ("begun", _when(run.started)),
         ("length", f"{ticks.quantity('time', run.seconds)} for each leg"),
-        ("measured", f"{legs} legs, {ticks.quantity('time', measured)} in all"),
         ("seed", str(run.seed)),
         *machine,
         *versions,
     ]
+
+
+def _measured(run: RunResult) -> str:
+    legs = sum(1 for result in run.results if result.series.get("time"))
+    seconds = sum(_last(result.series.get("time", [])) for result in run.results)
+    return f"{legs} {'leg' if legs == 1 else 'legs'} measured, for {ticks.quantity('time', seconds)} in all"
 
 
 def _last(times: list[float | None]) -> float:
@@ -124,14 +127,19 @@ def island(scenarios: list[ScenarioView]) -> Markup:
 def _chart_as_json(chart: Chart, xs: dict[tuple[float, ...], int]) -> dict[str, Any]:
     return {
         "x": {"title": chart.x_title, "unit": chart.x_unit, "end": chart.x_end},
-        "y": {"unit": chart.y_unit, "start": chart.y_ticks[0], "end": chart.y_ticks[-1]},
+        "y": {
+            "unit": chart.y_unit,
+            "start": chart.y_ticks[0],
+            "end": chart.y_ticks[-1],
+            "whole": chart.signal.kind == "count",
+        },
         "warm": chart.warm_up,
         "budget": chart.budget and [chart.budget.at, chart.budget.said],
         "curves": [
             {
                 "leg": curve.leg,
                 "colour": curve.colour,
-                "dots": curve.dots,
+                "dots": curve.dot_size if curve.dots else 0,
                 "x": xs.setdefault(tuple(curve.xs), len(xs)),
                 "y": [_plain(value) for value in curve.ys],
             }
@@ -154,9 +162,14 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(cell=cell, described=described, draw=draw, sentence=_sentence)
+    made.filters.update(cell=cell, described=described, draw=draw, sentence=_sentence, words=words)
     made.globals.update(width=int(WIDTH), height=int(HEIGHT))
     return made
+
+
+def words(text: str) -> Markup:
+    """Escape a text, and let its lines break after the slashes of its paths."""
+    return Markup("/<wbr>").join(escape(part) for part in text.split("/"))
 
 
 def _sentence(text: str) -> str:

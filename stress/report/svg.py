@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stress.report.ticks import number
+from stress.report.thinning import kept_indices
+from stress.report.ticks import tick_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from stress.report.charts import Chart, Curve
 
 WIDTH, HEIGHT = 440.0, 220.0
+#: Points of a curve: a drawing does not zoom.
+MOST_POINTS = 120
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 12.0, 38.0
 
 
@@ -26,11 +29,12 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """A leg's curve: the path of its line, or the places of its dots."""
+    """A leg's curve: the path of its line, and the places and the radius of its dots."""
 
     colour: int
     path: str
     dots: tuple[tuple[str, str], ...]
+    radius: str
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def draw(chart: Chart) -> Drawing:
         _place(WIDTH - _RIGHT),
         _place(_TOP),
         _place(HEIGHT - _BOTTOM),
-        tuple(Tick(frame.x(tick), number(tick)) for tick in chart.x_ticks),
-        tuple(Tick(frame.y(tick), number(tick)) for tick in chart.y_ticks),
+        tuple(Tick(frame.x(tick), tick_label(tick)) for tick in chart.x_ticks),
+        tuple(Tick(frame.y(tick), tick_label(tick)) for tick in chart.y_ticks),
         tuple(_line(curve, frame) for curve in chart.curves),
         "" if chart.warm_up is None else _place(float(frame.x(chart.warm_up)) - _LEFT),
         "" if chart.budget is None else frame.y(chart.budget.at),
@@ -88,15 +92,17 @@ def _line(curve: Curve, frame: _Frame) -> Line:
     runs = list(_runs(curve, frame))
     alone = tuple(places[0] for places in runs if len(places) == 1)
     if curve.dots:
-        return Line(curve.colour, "", tuple(dict.fromkeys(place for places in runs for place in places)))
+        dots = tuple(dict.fromkeys(place for places in runs for place in places))
+        return Line(curve.colour, "", dots, _place(curve.dot_size / 2))
     drawn = (" ".join(f"{x} {y}" for x, y in dict.fromkeys(places)) for places in runs if len(places) > 1)
-    return Line(curve.colour, "".join(f"M{places}" for places in drawn), alone)
+    return Line(curve.colour, "".join(f"M{places}" for places in drawn), alone, "1.5")
 
 
 def _runs(curve: Curve, frame: _Frame) -> Iterator[list[tuple[str, str]]]:
     """Yield the places of a curve, cut where samples are missing."""
     places: list[tuple[str, str]] = []
-    for x, y in zip(curve.xs, curve.ys, strict=True):
+    for index in kept_indices(curve.ys, MOST_POINTS):
+        x, y = curve.xs[index], curve.ys[index]
         if y is not None:
             places.append((frame.x(x), frame.y(y)))
         elif places:

@@ -36,6 +36,14 @@ def kept_indices(values: Sequence[float | None], most: int) -> list[int]:
     return sorted(kept)
 
 
+def kept_dots(values: Sequence[float | None], most: int) -> list[int]:
+    """Choose which samples are drawn as dots: half of them as for a line, half evenly, to fill the cloud."""
+    if len(values) <= most:
+        return list(range(len(values)))
+    half = most // 2
+    return sorted({*kept_indices(values, half), *(index * len(values) // half for index in range(half))})
+
+
 def _of_bucket(values: Sequence[float | None], start: int, end: int) -> Iterator[int]:
     present = [(value, index) for index in range(start, end) if (value := values[index]) is not None]
     if present:

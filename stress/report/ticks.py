@@ -53,18 +53,19 @@ def step_for(span: float, most: int) -> float:
     return next((step * power for step in _STEPS if step * power >= least * _SLACK), 10.0 * power)
 
 
-def ticks(high: float, most: int = 5, low: float = 0.0) -> list[float]:
+def ticks(high: float, most: int = 5, low: float = 0.0, *, whole: bool = False) -> list[float]:
     """Return the ticks of an axis that holds 0: round numbers, evenly spaced, from `low` or below to `high` or above.
 
     Args:
         high: The highest value to be shown; an axis of nothing goes from 0 to 1.
         most: About how many intervals between ticks.
         low: The lowest value to be shown, if that is below 0.
+        whole: Whether there is nothing between whole numbers.
     """
     top, bottom = max(high, 0.0), min(low, 0.0)
     if top == bottom:
         top = 1.0
-    step = step_for(top - bottom, most)
+    step = max(step_for(top - bottom, most), 1.0 if whole else 0.0)
     first, last = (math.floor(bottom / step * _SLACK), math.ceil(top / step * _SLACK))
     return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 
@@ -79,11 +80,16 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return "not known"
     size = abs(value)
-    if size >= 100 or value == int(value):
+    if size >= 99.95 or value == int(value):
         return _signed(f"{value:,.0f}") if size < 1e15 else _signed(f"{value:.3g}")
-    digits = 1 if size >= 10 else 2 if size >= 0.1 else 4
+    digits = 1 if size >= 9.995 else 2 if size >= 0.1 else 4
     shown = f"{value:.{digits}f}" if size >= 0.001 else f"{value:.2g}"
     return _signed(shown)
+
+
+def tick_label(value: float) -> str:
+    """Write a tick: as short as it is round."""
+    return _signed(f"{value:,.10g}" if abs(value) < 1e9 else f"{value:.10g}")
 
 
 def _signed(shown: str) -> str:

@@ -7,6 +7,7 @@
   const colour = (name) => style.getPropertyValue(name).trim();
   const font = "11px system-ui, sans-serif";
 
+  const whole = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
   const digits = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
   const number = (value) => digits.format(value).replace("-", "\u2212");
   const said = (value, unit) => (value == null ? "\u2013" : number(value) + (unit ? "\u00a0" + unit : ""));
@@ -70,7 +71,7 @@
     width: 1.75,
     dash: dashes[curve.colour],
     paths: curve.dots ? () => null : undefined,
-    points: curve.dots ? { show: true, size: 6, width: 0, fill: () => colour("--c" + curve.colour) } : { size: 5 },
+    points: curve.dots ? { show: true, size: curve.dots, width: 0, fill: () => colour("--c" + curve.colour) } : { size: 5 },
     value: (plot, value) => said(value, unit),
   });
 
@@ -98,10 +99,10 @@
       },
     },
     series: [
-      { label: chart.x.title.split(",")[0], value: (plot, value) => said(value, chart.x.unit) },
+      { label: chart.x.title.split(/[ ,]/)[0], value: (plot, value) => said(value, chart.x.unit) },
       ...chart.curves.map((curve) => seriesOf(curve, chart.y.unit)),
     ],
-    axes: [axis({ label: chart.x.title, labelSize: 16, size: 26 }), axis({ size: 48 })],
+    axes: [axis({ label: chart.x.title, labelSize: 16, size: 26, space: 56 }), axis({ size: 48, space: 30, ...(chart.y.whole ? { incrs: whole } : {}) })],
     cursor: {
       y: false,
       drag: { x: true, y: false, setScale: false },
