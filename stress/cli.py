@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
 from stress import bench, report, terminal
 from stress.judging import Status
@@ -115,11 +116,20 @@ def _run(options: argparse.Namespace) -> int:
             carry_out(record, watch)
     except KeyboardInterrupt:
         console.print("interrupted")
+    _draw(record, console)
     if options.json:
         print(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
     return record.status.status.value
+
+
+def _draw(record: Record, console: Console) -> None:
+    """Write the page of a run; that it cannot be written changes nothing about what the run found."""
+    try:
+        console.print(f"report: {escape(report.write_report(record.file))}", soft_wrap=True)
+    except OSError as error:
+        console.print(f"no report: {escape(str(error))}", soft_wrap=True)
 
 
 def _list() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,9 @@ import msgspec
 from stress.runfile import RunFileError, load_run
 
 Cell = str | float | bool | None
+
+#: The largest number that is taken for one.
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ def read_run(path: str) -> RunResult:
 
 
 def _finite(content: Any) -> Any:
-    """Put None for every number that JSON does not know."""
+    """Put None for every number that is not finite, or so large that sums of it would not be."""
     if isinstance(content, dict):
         return {name: _finite(value) for name, value in content.items()}
     if isinstance(content, list):
         return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    is_number = isinstance(content, (int, float))
+    return None if is_number and not abs(content) <= _LARGEST else content

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 _STEPS = (1.0, 2.0, 5.0, 10.0)
-#: Beyond these a step of a float axis would vanish or overflow.
-_TINY, _HUGE = 1e-12, 1e300
+#: Below it a step would vanish.
+_TINY = 1e-300
 #: What a float may be short by: 3 * 0.1 is more than 0.3.
 _SLACK = 1 - 1e-9
 
@@ -48,7 +48,7 @@ def unit_for(kind: str, highest: float) -> Unit:
 
 def step_for(span: float, most: int) -> float:
     """Return the smallest of 1, 2 or 5 times a power of ten that cuts a span into at most `most` parts."""
-    least = min(max(span / most, _TINY), _HUGE)
+    least = max(span / most, _TINY)
     power = 10.0 ** math.floor(math.log10(least))
     return next((step * power for step in _STEPS if step * power >= least * _SLACK), 10.0 * power)
 
