@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
         (["nonsense"], "'quick', 'run', 'list', 'bench'"),
-        ([], "give quick, run NAME, list or bench"),
+        ([], "give quick, run NAME, list, bench or report"),
         (["quick", "--nonsense"], "--nonsense"),
     ],
 )

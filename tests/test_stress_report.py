@@ -83,7 +83,8 @@ def record(*results: dict[str, object], **changes: object) -> dict[str, object]:
         "seconds": 4.5,
         "seed": 77,
         "versions": {"saferocks": "9.8.7", "platform": "Linux-of-the-test"},
-        "machine": {"cpu": "a fast one", "cores": 2},
+        "machine": {"cpu": "a fast one", "memory": 8 << 30, "platform": "Linux-of-the-test"},
+        "workers": [{"address": "one", "memory": 4 << 30}],
         "results": list(results) or [leg("snapshot-age", name) for name in legs],
         **changes,
     }
@@ -153,7 +154,8 @@ EVERYTHING = (
     "\N{HEAVY CHECK MARK} Green Every leg came out as it must.",
     "2 January 2030, 03:04:05 UTC. 3 legs measured, for 11.7 s in all.",
     "Replay it with python -m stress run snapshot-age --seconds 4.5 --seed 77",
-    "length 4.50 s for each leg seed 77 cpu a fast one cores 2 saferocks 9.8.7 platform Linux-of-the-test",
+    "length 4.50 s for each leg seed 77 cpu a fast one memory 8 GiB platform Linux-of-the-test worker 1",
+    "worker 1 address: one, memory: 4 GiB saferocks 9.8.7 snapshot-age",
     "One snapshot held while the same rows are overwritten.",
     "why raw",
     "why guarded",
@@ -173,8 +175,21 @@ def test_the_page_shows_the_whole_run() -> None:
 
 
 def test_what_the_guard_said_is_said_once_with_its_count() -> None:
-    """The same warning twice is one row that says 2."""
-    assert re.search(rf"{LINE} warning 2 snapshot opened", Reader(page(as_run(record()))).words)
+    """The same warning twice is one row that says 2, and one that stands for 500 counts as 500."""
+    said = {"source": "warning", "opened_at": LINE, "text": "snapshot opened", "reports": 500}
+    event = {"source": "event", "opened_at": LINE, "text": "saferocks.handle_leaked kind='snapshot'", "count": 9}
+    for leaks, shown in (([said | {"reports": 1}] * 2, "2"), ([event, said], "500")):
+        words = Reader(page(as_run(record(leg("snapshot-age", "guarded", leaks=leaks))))).words
+        assert f"First in these words {LINE} warning {shown} snapshot opened" in words
+    assert f"{LINE} saferocks.handle_leaked 1 saferocks.handle_leaked kind='snapshot'" in words
+
+
+def test_a_flood_of_lines_is_cut_short_and_counted() -> None:
+    """Thirty lines are shown, and how many more there are."""
+    flood = [{"source": "warning", "opened_at": f"file.py:{number}", "text": "x"} for number in range(75)]
+    words = Reader(page(as_run(record(leg("snapshot-age", "guarded", leaks=flood))))).words
+    assert words.count("file.py:") == 30
+    assert "And 45 more, in the record." in words
 
 
 def test_curves_of_the_centre_come_first_against_age() -> None:

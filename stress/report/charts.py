@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MOST_POINTS = 240
 #: A budget that is so many times above everything seen is not worth the height of the chart.
 _BUDGET_IN_SIGHT = 3.0
+#: An axis that would be shorter is of length 1, with everything at its start.
+_SHORTEST = 1e-9
 
 Values = list[float | None]
 
@@ -127,7 +129,8 @@ def _chart(signal: Signal, results: Sequence[LegResult], colours: Mapping[str, i
     y_unit = unit_for(signal.kind, max(y_high, budget.at if budget else 0.0))
     curves = [_curve(signal, result, colours[result.leg], along, x_unit, y_unit) for result in results]
     there = tuple(curve for curve in curves if curve.xs)
-    x_end = max((curve.xs[-1] for curve in there), default=0.0) or 1.0
+    x_end = max((curve.xs[-1] for curve in there), default=0.0)
+    x_end = x_end if x_end > _SHORTEST else 1.0
     top = max(y_high, budget.at if budget else 0.0) / y_unit.size
     return Chart(
         signal,
@@ -137,7 +140,7 @@ def _chart(signal: Signal, results: Sequence[LegResult], colours: Mapping[str, i
         tuple(ticks_within(x_end)),
         tuple(ticks(top, 4, _lowest(there), whole=signal.kind == "count")),
         x_end,
-        _warm_up(results, x_unit) if along == TIME else None,
+        _warm_up(results, x_unit, x_end) if along == TIME else None,
         Budget(budget.at / y_unit.size, budget.said) if budget else None,
         there,
     )
@@ -151,10 +154,10 @@ def _lowest(curves: Iterable[Curve]) -> float:
     return min((value for curve in curves for value in curve.ys if value is not None), default=0.0)
 
 
-def _warm_up(results: Iterable[LegResult], unit: Unit) -> float | None:
-    """Return when the last leg's warm-up ended."""
+def _warm_up(results: Iterable[LegResult], unit: Unit, x_end: float) -> float | None:
+    """Return where the last leg's warm-up ended."""
     ends = [times[-1] for result in results if (times := [t for t in result.series.get(TIME, ()) if t is not None])]
-    return WARM_UP * max(ends) / unit.size if ends else None
+    return min(WARM_UP * max(ends) / unit.size, x_end) if ends else None
 
 
 def _curve(signal: Signal, result: LegResult, colour: int, along: str, x_unit: Unit, y_unit: Unit) -> Curve:

@@ -58,5 +58,5 @@ def notices_of(result: LegResult) -> Notices:
 def _notice(leak: dict[str, Any]) -> Notice:
     text = str(leak.get("text", ""))
     how = "warning" if leak.get("source") == "warning" else text.partition(" ")[0] or "event"
-    times = leak.get("times", 1)
+    times = leak.get("reports", 1)
     return Notice(str(leak.get("opened_at") or ""), how, times if isinstance(times, int) else 1, text)

@@ -79,13 +79,13 @@ def _when(started: str) -> str:
 
 def _facts(run: RunResult) -> list[tuple[str, str]]:
     """Return what is to be known of a run besides its verdicts: name and text."""
-    machine = [(name.replace("_", " "), _said(value)) for name, value in run.machine.items()]
-    versions = [(name, _said(value)) for name, value in run.versions.items()]
+    versions = {name: value for name, value in run.versions.items() if run.machine.get(name) != value}
     return [
         ("length", f"{ticks.quantity('time', run.seconds)} for each leg"),
         ("seed", str(run.seed)),
-        *machine,
-        *versions,
+        *((name.replace("_", " "), _of_machine(name, value)) for name, value in run.machine.items()),
+        *((f"worker {number}", _said(worker)) for number, worker in enumerate(run.workers, 1)),
+        *((name, _said(value)) for name, value in versions.items()),
     ]
 
 
@@ -99,9 +99,13 @@ def _last(times: list[float | None]) -> float:
     return next((time for time in reversed(times) if time is not None), 0.0)
 
 
+def _of_machine(name: str, value: Any) -> str:
+    return ticks.quantity("bytes", value) if name == "memory" and isinstance(value, int) else _said(value)
+
+
 def _said(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_said(part)}" for name, part in value.items())
+        return ", ".join(f"{name}: {_of_machine(name, part)}" for name, part in value.items())
     if isinstance(value, list):
         return ", ".join(_said(part) for part in value)
     return str(value)

@@ -69,6 +69,7 @@ class RunResult:
     interrupted: bool = False
     versions: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
+    workers: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_run(path: str) -> RunResult:
