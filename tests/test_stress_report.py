@@ -187,7 +187,7 @@ def test_what_the_guard_said_is_said_once_with_its_count() -> None:
 def test_a_flood_of_lines_is_cut_short_and_counted() -> None:
     """Thirty lines are shown, and how many more there are."""
     flood = [{"source": "warning", "opened_at": f"file.py:{number}", "text": "x"} for number in range(75)]
-    words = Reader(page(as_run(record(leg("snapshot-age", "guarded", leaks=flood))))).words
+    words = Reader(page(as_run(record(leg("snapshot-age", "guarded", named=[], leaks=flood))))).words
     assert words.count("file.py:") == 30
     assert "And 45 more, in the record." in words
 
