@@ -1,4 +1,4 @@
-"""The command line: `python -m stress quick | run NAME... | nightly | compare OLD NEW | list | bench`."""
+"""The command line: `python -m stress quick | run NAME... | nightly | report RUN | compare OLD NEW | list | bench`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from stress import arguments, bench, compare, session
+from stress import arguments, bench, compare, report, session
 from stress.errors import UsageError
 from stress.judging import Status
 from stress.scenario import LEGS, all_scenarios
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BAD_USAGE = 2
 _RUN_SECONDS = 60.0
-_COMMANDS = "quick, run NAME, nightly, compare OLD NEW, list or bench"
+_COMMANDS = "quick, run NAME, nightly, report RUN, compare OLD NEW, list or bench"
 _EXIT = "exit status: 0 all as it must be, 1 a leak or a wrong verdict, 2 bad usage, 3 nothing can be concluded"
 
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Leaks on a real RocksDB, and what saferocks makes of them.",
         epilog=_EXIT,
     )
-    commands = parser.add_subparsers(dest="command", metavar="quick | run | nightly | compare | list | bench")
+    commands = parser.add_subparsers(dest="command", metavar="quick | run | nightly | report | compare | list | bench")
     quick = commands.add_parser("quick", help="run every scenario for a few seconds", epilog=_EXIT)
     _add_run_options(quick, "2 where there are 2 cores")
     run = commands.add_parser("run", help="run some scenarios for longer", epilog=_EXIT)
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how long the whole night may take, of which each leg has its share",
     )
     _add_run_options(nightly, "1")
+    report.add_options(commands.add_parser("report", help="draw the page of a run anew"))
     compare.add_options(commands.add_parser("compare", help="compare a run with an earlier one"))
     commands.add_parser("list", help="say which scenarios there are")
     bench.add_options(commands.add_parser("bench", help="compare the costs of saferocks with those of bare rocksdict"))
@@ -85,6 +86,8 @@ def _list() -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     if options.command == "list":
         return _list()
+    if options.command == "report":
+        return report.run(options)
     if options.command == "compare":
         return compare.run(options)
     return bench.run(options) if options.command == "bench" else session.run(options)

@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 from stress.errors import UsageError
-from stress.leg import sampling_interval
+from stress.running import sampling_interval
+from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ _MAX_ENOUGH = 1.5  # legs that a busy machine holds up run on, and so sample on
 def output_bytes(plan: Plan) -> int:
     """Return how many bytes a run's directory may take."""
     samples = plan.seconds / sampling_interval(plan.seconds) * _MAX_ENOUGH
-    legs = len(plan.scenarios) * len(plan.legs)
+    legs = sum(len(all_scenarios()[name].legs(plan.legs)) for name in plan.scenarios)
     return int(legs * (samples * _SAMPLE_BYTES + _RECORD_BYTES))
 
 

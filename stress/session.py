@@ -10,8 +10,6 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,6 +22,7 @@ from stress.jobs import LegJob, LegOutcome, run_leg, stop_legs
 from stress.judging import LegReport
 from stress.machine import cores
 from stress.record import Plan, Record
+from stress.report import write_report
 from stress.runner import Observer, carry_out, prepare
 from stress.scenario import LEGS, all_scenarios
 
@@ -80,7 +79,7 @@ def plan_of(options: argparse.Namespace, slots: int | None) -> Plan:
     seed = random.randrange(_MAX_SEED) if options.seed is None else options.seed
     scenarios = all_scenarios() if options.command != "run" else dict.fromkeys(options.scenario)
     chosen = LEGS if getattr(options, "leg", None) is None else tuple(leg for leg in LEGS if leg in options.leg)
-    legs = len(scenarios) * len(chosen)
+    legs = sum(len(all_scenarios()[name].legs(chosen)) for name in scenarios)
     jobs = min(legs, slots or options.jobs or (min(_QUICK_JOBS, cores()) if options.command == "quick" else 1))
     return Plan(tuple(scenarios), chosen, _seconds(options, legs, jobs), seed, jobs, options.scheduler)
 
@@ -162,10 +161,8 @@ def _show(console: Console, record: Record, as_json: bool) -> None:
 
 
 def _draw(record: Record) -> None:
-    """Draw the page beside the record, where the page is to be had; without one, the run is what it is."""
-    if find_spec("stress.report") is None:
-        return
+    """Draw the page beside the record; that it cannot be written changes nothing about what the run found."""
     try:
-        import_module("stress.report").write_report(record.file)
+        write_report(record.file)
     except OSError as error:
         print(f"python -m stress: no page: {error.strerror or error}", file=sys.stderr)

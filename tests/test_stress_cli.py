@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
         (["quick", "--seed", "-1"], "give a whole number"),
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
-        (["nonsense"], "'quick', 'run', 'nightly', 'compare', 'list', 'bench'"),
-        ([], "give quick, run NAME, nightly, compare OLD NEW, list or bench"),
+        (["nonsense"], "'quick', 'run', 'nightly', 'report', 'compare', 'list', 'bench'"),
+        ([], "give quick, run NAME, nightly, report RUN, compare OLD NEW, list or bench"),
         (["quick", "--nonsense"], "--nonsense"),
     ],
 )
