@@ -8,10 +8,10 @@ from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
+from stress.reduction import WARM_UP
 from stress.report.signals import AGE, GROWING, TIME, Signal, drawn
 from stress.report.thinning import kept_dots, kept_indices
 from stress.report.ticks import Unit, number, quantity, ticks, ticks_within, unit_for
-from stress.reduction import WARM_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
