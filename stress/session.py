@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from stress import cluster, terminal
 from stress.disk import check_room
@@ -152,17 +153,17 @@ def _prepared(options: argparse.Namespace, place: Place) -> Record:
 
 
 def _show(console: Console, record: Record, as_json: bool) -> None:
-    """Draw the page and show the result."""
-    _draw(record)
+    """Show the result, and draw the page."""
     if as_json:
         print(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
+    _draw(console, record)
 
 
-def _draw(record: Record) -> None:
+def _draw(console: Console, record: Record) -> None:
     """Draw the page beside the record; that it cannot be written changes nothing about what the run found."""
     try:
-        write_report(record.file)
+        console.print(f"report: {escape(write_report(record.file))}", soft_wrap=True)
     except OSError as error:
-        print(f"python -m stress: no page: {error.strerror or error}", file=sys.stderr)
+        console.print(f"no report: {escape(error.strerror or str(error))}", soft_wrap=True)

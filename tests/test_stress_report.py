@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from stress import cli
+from stress import cli, session
 from stress.report import write_report
 from stress.report.charts import charts_of
 from stress.report.page import page
@@ -653,12 +653,12 @@ def test_an_older_page_outlives_a_full_disk(run_file: Path) -> None:
 def test_every_run_ends_with_its_page(tmp_path: Path, monkeypatch, capsys) -> None:
     """A run that was interrupted has its page, too, beside its record, and says where."""
 
-    def interrupted(record, watch) -> None:
+    def interrupted(record, *_, **__) -> None:
         record.interrupted = True
         record.save()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "carry_out", interrupted)
+    monkeypatch.setattr(session, "carry_out", interrupted)
     assert cli.main(["quick", "--output", str(tmp_path)]) == 3
     (written,) = tmp_path.glob("*/report.html")
     assert f"report: {written}" in capsys.readouterr().out
@@ -668,9 +668,9 @@ def test_every_run_ends_with_its_page(tmp_path: Path, monkeypatch, capsys) -> No
 def test_a_page_that_cannot_be_written_changes_nothing_about_the_run(tmp_path: Path, monkeypatch, capsys) -> None:
     """A run's status is that of its legs, whatever becomes of its page."""
 
-    def in_the_way(record, watch) -> None:
+    def in_the_way(record, *_, **__) -> None:
         Path(record.directory, "report.html").mkdir()
 
-    monkeypatch.setattr(cli, "carry_out", in_the_way)
+    monkeypatch.setattr(session, "carry_out", in_the_way)
     assert cli.main(["quick", "--output", str(tmp_path)]) == 3
     assert "no report: " in capsys.readouterr().out
