@@ -56,6 +56,9 @@ REFUSED: dict[str, tuple[str, str, str]] = {
     "passing a scope where a handle is wanted": ("read(db.snapshot())", "incompatible type", "cannot be assigned"),
     "writing an unentered batch": ("db.write(db.write_batch())", "incompatible type", "cannot be assigned"),
     "a policy that does not exist": ('saferocks.open("p", policy="loud")', "incompatible type", "cannot be assigned"),
+    "renewing an unentered snapshot": ("db.snapshot(expire_after=5).renew()", '"renew"', '"renew"'),
+    "renewing a database": ("db.renew()", '"renew"', '"renew"'),
+    "a duration that is text": ('db.items(warn_after="5")', "incompatible type", "cannot be assigned"),
     "a parameter that does not exist": ("db.items(reverse=True)", "Unexpected keyword", "No parameter named"),
 }  # fmt: skip
 
@@ -103,6 +106,8 @@ ACCEPTED: dict[str, str] = {
             close_timeout=30.0,
             policy="raise",
             trace="stack",
+            warn_after=30,
+            expire_after=None,
         ) as db:
             print(db.path())
     """,
@@ -132,6 +137,25 @@ ACCEPTED: dict[str, str] = {
         def write(batch: saferocks.WriteBatch, bulk: saferocks.BulkWriter) -> None:
             batch.put(b"k", b"v")
             bulk.put(b"k", b"v")
+    """,
+    "leases": """
+        saferocks.configure(warn_after=30, expire_after=2.5e3)
+        saferocks.configure(expire_after=None)
+        with saferocks.Rdict("p", warn_after=5, expire_after=None) as db:
+            with db.items(warn_after=None, expire_after=9.5) as items, db.iter(warn_after=1) as cursor:
+                items.renew()
+                cursor.renew()
+            with db.snapshot(expire_after=5) as snap, snap.keys(expire_after=4) as keys:
+                snap.renew()
+                keys.renew()
+            with db.write_batch(expire_after=5) as batch, db.bulk_writer(warn_after=5) as bulk:
+                batch.renew()
+                bulk.renew()
+            with db.checkpoint(expire_after=60) as checkpoint, saferocks.SstFileWriter(warn_after=9) as writer:
+                checkpoint.renew()
+                writer.renew()
+            left: list[float | None] = [handle.expires_in for handle in db.handles()]
+            print(left, saferocks.inspection.pending_deadlines())
     """,
     "an ExitStack": """
         from contextlib import ExitStack
