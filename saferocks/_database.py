@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saferocks import (
@@ -270,7 +271,8 @@ class Rdict(BatchMethods):
         snapshot._names = names = (record.family,) if column_families == () else self._snapshot_names(column_families)
         if not point_reads_only:
             snapshot._record = scanned = SnapshotRecord(owner, label)
-            scanned.acquire(lambda: self._acquire_snapshot(names, True), lease)
+            # No lambda: its variables would become cells, which costs snapshots without scans a fiftieth.
+            scanned.acquire(partial(self._acquire_snapshot, names, True), lease)
             return snapshot
         snapshot._record = opened = PointSnapshotRecord(owner, label)
         try:
