@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: How many handles a buggy leg opens, however long it runs: a night must not fill the machine.
 PLANTED = 100
 #: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
-ENOUGH_ROUNDS = 150
+ENOUGH_ROUNDS = 100
 _MORE_SECONDS = 30.0
 #: What the guard, or the watcher of the leases, says of a line.
 _SAID = (LeakedHandleWarning, OverdueHandleWarning)
