@@ -63,13 +63,21 @@ def test_a_leg_that_never_gets_there_ends_all_the_same(leg: Leg, monkeypatch: py
     assert list(leg.rounds(enough=10**9))
 
 
+def test_a_long_run_takes_its_time(monkeypatch: pytest.MonkeyPatch, channel: io.StringIO) -> None:
+    """A night neither wears the disk out nor fills it."""
+    monkeypatch.setattr(running, "_SHORT_RUN", 0.1)
+    monkeypatch.setattr(running, "_PAUSE_SECONDS", 0.05)
+    assert len(list(Leg("raw", "nowhere", 0.2, 1, channel).rounds(enough=1))) <= 4
+    assert len(list(Leg("raw", "nowhere", 0.1, 1, channel).rounds(enough=1))) > 4
+
+
 def test_a_leak_is_planted_over_the_whole_of_a_leg_that_runs_on(leg: Leg) -> None:
     """A leak that was all planted at the beginning would not be seen to grow."""
     planted = 0
     for number in leg.rounds(enough=PLANTED):
         while leg.is_due():
             planted += 1
-        assert planted == number + 1
+        assert number <= planted <= number + 1
 
 
 def test_a_leg_plants_no_more_than_a_night_survives(leg: Leg) -> None:
