@@ -47,6 +47,7 @@ def check_room(plan: Plan, output: str, temporary: str | None) -> None:
     needs = [(output, "--output", output_bytes(plan))]
     if temporary is not None:
         needs.append((temporary, "TMPDIR", plan.jobs * LEG_BYTES))
+    needs.sort(key=lambda each: -each[2])  # where they share a disk, what takes most of it is named
     for (place, remedy, _), need in zip(needs, _with_neighbours(needs), strict=True):
         free = shutil.disk_usage(_existing(place)).free
         if free < need:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stress import bench, cli, session
+from stress import bench, cli, disk, session
 from stress.bench import report as bench_report
 from stress.bench.measure import Row
 from stress.jobs import run_leg
@@ -33,6 +33,26 @@ ROOT = Path(__file__).resolve().parent.parent
         (["run", "iterator-leak", "--seconds", "nan"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "inf"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "soon"], "give a positive number of seconds"),
+        (["nightly"], "required: --hours"),
+        (["nightly", "--hours", "0"], "give a positive number of hours"),
+        (["nightly", "--hours", "-4"], "give a positive number of hours"),
+        (["nightly", "--hours", "nan"], "give a positive number of hours"),
+        (["nightly", "--hours", "inf"], "give a positive number of hours"),
+        (["nightly", "--hours", "four"], "give a positive number of hours"),
+        (["quick", "--jobs", "0"], "give a whole number, 1 or more"),
+        (["quick", "--jobs", "-1"], "give a whole number, 1 or more"),
+        (["quick", "--jobs", "1.5"], "give a whole number, 1 or more"),
+        (["quick", "--jobs", "two"], "give a whole number, 1 or more"),
+        (["quick", "--jobs", "2", "--scheduler", "tcp://host:8786"], "not allowed with argument --jobs"),
+        (["quick", "--scheduler", "host:8786"], "give it as tcp://host:8786"),
+        (["quick", "--scheduler", "tcp://host"], "give it as tcp://host:8786"),
+        (["quick", "--scheduler", "tcp://host:99999"], "give it as tcp://host:8786"),
+        (["quick", "--scheduler", "nonsense://host:8786"], "give it as tcp://host:8786"),
+        (["run", "iterator-leak", "--seconds", "1e15"], "point --output at a disk with more room"),
+        (["nightly", "--hours", "1e15"], "point --output at a disk with more room"),
+        (["compare"], "required: OLD, NEW"),
+        (["compare", "nowhere.json", "nowhere.json"], "there is no file nowhere.json"),
+        (["compare", "/", "/"], "give the run.json in it"),
         (["quick", "--seed", "-1"], "give a whole number"),
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
@@ -62,6 +82,36 @@ def test_an_output_directory_that_cannot_be_made_is_bad_usage(tmp_path, capsys) 
     assert shown.err.count("\n") == 1
     assert repr(output) in shown.err
     assert "--output" in shown.err
+
+
+def test_an_output_that_is_a_file_is_bad_usage(tmp_path, capsys) -> None:
+    """A file in the place of the directory exits with 2, and stays as it is."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["quick", "--output", str(file)])
+    assert caught.value.code == 2
+    assert repr(str(file)) in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("part", "remedy"), [("output", "--output"), ("temporary", "TMPDIR")])
+def test_too_little_disk_is_refused_before_anything_is_made(tmp_path, capsys, monkeypatch, part, remedy) -> None:
+    """A run that may take more than is free, of its results or of its databases, begins with nothing."""
+    monkeypatch.setattr(disk, "LEG_BYTES" if part == "temporary" else "_RECORD_BYTES", 1 << 60)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["quick", "--output", str(tmp_path / "results")])
+    shown = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert shown.count("\n") == 1
+    assert f"point {remedy} at a disk with more room" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_two_needs_share_must_hold_both(tmp_path) -> None:
+    """What is free is not counted twice where results and databases are on one disk."""
+    needs = [(str(tmp_path), "", 3), (str(tmp_path / "not" / "yet"), "", 4), ("/proc", "", 5)]
+    assert disk._with_neighbours(needs) == [7, 7, 5]
 
 
 def test_list_names_every_scenario(capsys) -> None:

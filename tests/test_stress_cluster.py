@@ -52,6 +52,13 @@ class Cluster:
     scheduler: subprocess.Popen[bytes] | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
+    @property
+    def nowhere(self) -> Path:
+        """A directory without the project."""
+        found = self.directory / "nowhere"
+        found.mkdir(exist_ok=True)
+        return found
+
     def start(self, workers: int) -> None:
         file = self.directory / "scheduler.json"
         self.scheduler = self._dask(
@@ -74,7 +81,7 @@ class Cluster:
         command = (sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", *flags)
         with open(self.directory / f"{log or kind}.log", "wb") as output:
             return subprocess.Popen(
-                command, env=environment(root), cwd=self.directory, stdout=output, stderr=subprocess.STDOUT
+                command, env=environment(root), cwd=root or self.nowhere, stdout=output, stderr=subprocess.STDOUT
             )
 
     def legs(self, worker: int) -> list[psutil.Process]:
@@ -164,7 +171,7 @@ def test_a_run_on_a_cluster_is_recorded_as_one_here_is(start, tmp_path: Path) ->
     assert json.loads(out)["status"] == "green"
     for leg in away["results"]:
         file = next((tmp_path / "away").glob(f"*/{leg['samples']}"))
-        assert sum(line.startswith('{"sample"') for line in file.open()) >= len(leg["series"]["time"]) > 12
+        assert file.read_text().count('{"sample"') >= len(leg["series"]["time"]) > 12
     here = (*command(tmp_path / "here", "")[:-2], "--seconds", "1")
     assert subprocess.run(here, cwd=ROOT, capture_output=True, timeout=LIMIT, check=False).returncode == 0
     local = recorded(tmp_path / "here")
@@ -181,6 +188,7 @@ def shape(content: object) -> object:
     return None
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_makes_its_leg_an_error_and_the_rest_is_kept(start, tmp_path: Path) -> None:
     """The leg of a killed worker is red and not run again by the other one, and its process ends."""
     cluster = start(2)
@@ -199,6 +207,7 @@ def test_a_worker_that_dies_makes_its_leg_an_error_and_the_rest_is_kept(start, t
     until(lambda: not lost.is_running() or lost.status() == psutil.STATUS_ZOMBIE, "the end of the orphan")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_dies_makes_its_legs_errors(start, tmp_path: Path) -> None:
     """With no worker left, and none coming, the run ends, and is red."""
     cluster = start(1)
@@ -210,6 +219,7 @@ def test_a_cluster_that_dies_makes_its_legs_errors(start, tmp_path: Path) -> Non
     assert [leg["status"] for leg in recorded(tmp_path)["results"]] == ["red"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_legs_on_the_workers(start, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and a polite kill end what runs on the cluster, and bring home what there is."""
@@ -239,24 +249,25 @@ def refused(*arguments: str, tmp_path: Path) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_cannot_be_reached_is_bad_usage(tmp_path: Path) -> None:
     """An address at which nobody listens is refused within seconds, in a line, and nothing is made."""
     assert "cannot reach a scheduler at 'tcp://127.0.0.1:1'" in refused("tcp://127.0.0.1:1", tmp_path=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_workers_is_bad_usage(start, tmp_path: Path) -> None:
     """A scheduler that would keep us waiting for ever is refused, with the command that starts workers."""
     cluster = start(0)
     assert f"dask worker {cluster.address}" in refused(cluster.address, tmp_path=tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_without_the_project_are_bad_usage(start, tmp_path: Path) -> None:
     """Workers that cannot import the harness are refused, and it is said where to start them."""
     cluster = start(0)
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    flags = (cluster.address, "--no-nanny", "--nthreads", "1", "--local-directory", str(bare))
-    cluster.workers.append(cluster._dask("worker", bare, *flags, log="bare"))
+    flags = (cluster.address, "--no-nanny", "--nthreads", "1")
+    cluster.workers.append(cluster._dask("worker", None, *flags, log="bare"))
     until(lambda: "Register worker" in cluster.log("scheduler"), "the worker")
     assert "start them at the top of this same project" in refused(cluster.address, tmp_path=tmp_path)
 

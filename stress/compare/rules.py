@@ -16,9 +16,9 @@ from stress.trends import GROWING, LATENCY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: By how much more than before a signal may grow, over the measured part of the new run: half of what the
+#: By how much more than before a signal may grow, over the measured part of the new run: three quarters of what the
 #: verdict allows. The size of the files goes up and down with compactions, by more than memory does.
-MORE_GROWTH = dict.fromkeys(GROWING, HEAP_BUDGET / 2) | {"sst_total": 4.0 * HEAP_BUDGET}
+MORE_GROWTH = dict.fromkeys(GROWING, 0.75 * HEAP_BUDGET) | {"sst_total": 4.0 * HEAP_BUDGET}
 #: By what factor scans may become slower.
 SLOWER = 1.5
 _HOUR = 3600.0

@@ -1,0 +1,103 @@
+"""The nightly run: its share of time for each leg, and the workflow that runs it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stress import cli, session
+from stress.scenario import LEGS, all_scenarios
+
+WORKFLOW = Path(__file__).resolve().parent.parent / ".github" / "workflows" / "nightly.yml"
+
+
+@pytest.fixture(scope="module")
+def workflow() -> dict:
+    """The workflow; YAML 1.1 takes its key `on` for true."""
+    return yaml.safe_load(WORKFLOW.read_text())
+
+
+@pytest.fixture(scope="module")
+def steps(workflow) -> list[dict]:
+    """The steps of its one job."""
+    (job,) = workflow["jobs"].values()
+    return job["steps"]
+
+
+def step(steps: list[dict], text: str) -> dict:
+    (found,) = (each for each in steps if text in each.get("run", "") + each.get("uses", ""))
+    return found
+
+
+def stress_commands(steps: list[dict]) -> list[list[str]]:
+    lines = (line.strip() for each in steps for line in each.get("run", "").splitlines())
+    return [shlex.split(line)[3:] for line in lines if line.startswith("python -m stress")]
+
+
+def test_it_runs_every_night_and_on_demand(workflow) -> None:
+    """There is a time of day, and a button."""
+    (night,) = workflow[True]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", night["cron"])
+    assert "workflow_dispatch" in workflow[True]
+
+
+def test_its_commands_are_commands(steps) -> None:
+    """Each `python -m stress` in it is accepted by the parser; it is a night of four hours, and a comparison."""
+    found = [cli._parser().parse_args(words) for words in stress_commands(steps)]
+    assert [options.command for options in found] == ["nightly", "compare"]
+    assert found[0].hours == 4
+    assert (found[1].old, found[1].new) == ("last/*/run.json", f"{found[0].output}/*/run.json")
+
+
+def test_what_was_found_is_kept_and_compared_on_a_bad_night_too(steps) -> None:
+    """A red night is compared and kept as a good one is."""
+    upload = step(steps, "actions/upload-artifact")
+    assert "always()" in upload["if"]
+    assert upload["with"]["path"].split() == ["tonight/*/run.json", "tonight/*/report.html"]
+    for text in ("gh run download", "stress compare"):
+        assert step(steps, text)["if"] == "${{ !cancelled() }}"
+    assert f"--name {upload['with']['name']} " in step(steps, "gh run download")["run"]
+
+
+def test_it_has_the_time_and_the_rights_that_it_needs(workflow) -> None:
+    """Four hours and some fit in its time limit, and it may read the artifacts of earlier nights and write nothing."""
+    (job,) = workflow["jobs"].values()
+    assert 4 * 60 + 30 < job["timeout-minutes"] <= 360
+    assert workflow["permissions"] == {"contents": "read", "actions": "read"}
+
+
+def test_its_scripts_are_scripts(steps) -> None:
+    """The shell can parse every script in it."""
+    for each in steps:
+        if "run" in each:
+            subprocess.run(["bash", "-n"], input=each["run"], text=True, check=True, timeout=30)
+
+
+def test_the_first_night_passes_with_a_word(steps, tmp_path: Path) -> None:
+    """Without an earlier night the comparison says so and is no failure."""
+    script = step(steps, "stress compare")["run"]
+    done = subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, cwd=tmp_path, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "Nothing to compare with.\n")
+
+
+@pytest.mark.parametrize(("hours", "jobs"), [("4", 1), ("0.5", 2), ("1", 5), ("2", 1000)])
+def test_the_hours_are_those_of_the_whole_night(hours: str, jobs: int) -> None:
+    """All rounds of legs together take the hours that were asked for, however many run at once."""
+    options = cli._parser().parse_args(["nightly", "--hours", hours, "--jobs", str(jobs)])
+    plan = session.plan_of(options, None)
+    legs = len(all_scenarios()) * len(LEGS)
+    rounds = -(-legs // plan.jobs)
+    assert (plan.scenarios, plan.legs) == (tuple(all_scenarios()), LEGS)
+    assert plan.jobs == min(jobs, legs)
+    assert plan.seconds * rounds == pytest.approx(float(hours) * 3600)
+
+
+def test_a_cluster_says_how_many_legs_run_at_once() -> None:
+    """The night is shared out among the slots of the cluster."""
+    options = cli._parser().parse_args(["nightly", "--hours", "1", "--scheduler", "tcp://host:8786"])
+    assert session.plan_of(options, 6).seconds == 2 * session.plan_of(options, 3).seconds
