@@ -138,7 +138,7 @@ def _chart(signal: Signal, results: Sequence[LegResult], colours: Mapping[str, i
         x_unit.name,
         y_unit.name,
         tuple(ticks_within(x_end)),
-        tuple(ticks(top, 4, _lowest(there), whole=signal.kind == "count")),
+        tuple(ticks(top, 4, _lowest(there), whole=signal.kind == "count" and not y_unit.name)),
         x_end,
         _warm_up(results, x_unit, x_end) if along == TIME else None,
         Budget(budget.at / y_unit.size, budget.said) if budget else None,

@@ -135,7 +135,7 @@ def _chart_as_json(chart: Chart, xs: dict[tuple[float, ...], int]) -> dict[str, 
             "unit": chart.y_unit,
             "start": chart.y_ticks[0],
             "end": chart.y_ticks[-1],
-            "whole": chart.signal.kind == "count",
+            "whole": chart.signal.kind == "count" and not chart.y_unit,
         },
         "warm": chart.warm_up,
         "budget": chart.budget and [chart.budget.at, chart.budget.said],
@@ -166,7 +166,9 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(cell=cell, described=described, draw=draw, sentence=_sentence, words=words)
+    made.filters.update(
+        cell=cell, is_figures=is_figures, described=described, draw=draw, sentence=_sentence, words=words
+    )
     made.globals.update(width=int(WIDTH), height=int(HEIGHT))
     return made
 
@@ -178,6 +180,12 @@ def words(text: str) -> Markup:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def is_figures(values: list[Cell]) -> bool:
+    """Tell whether a column holds numbers and nothing else, and so is set flush right."""
+    there = [value for value in values if value is not None]
+    return bool(there) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in there)
 
 
 def cell(value: Cell) -> str:

@@ -49,6 +49,7 @@ _KNOWN = {
         Signal("live_iterators", "Live iterators", "count", "RocksDB's own count"),
         Signal("snapshots", "Snapshots", "count", "RocksDB's own count", against_age=True),
         Signal("live_versions", "Live versions", "count", "of the file set; RocksDB's own count", against_age=True),
+        Signal("load_peak", "Peak heap of a load", "bytes", "the most that one load took"),
         Signal("memtables", "Memtables, all", "bytes", "active, being flushed and pinned"),
     )
 }

@@ -35,6 +35,10 @@ class LegTable:
     columns: list[str]
     rows: list[list[Cell]]
 
+    def column(self, number: int) -> list[Cell]:
+        """Return a column's cells; a row that is too short has none there."""
+        return [row[number] for row in self.rows if number < len(row)]
+
 
 @dataclass(frozen=True)
 class LegResult:

@@ -29,10 +29,10 @@ _UNITS = {
     "bytes": (Unit("B", 1.0), Unit("KiB", 2.0**10), Unit("MiB", 2.0**20), Unit("GiB", 2.0**30)),
     "latency": (Unit("\N{MICRO SIGN}s", 1e-6), Unit("ms", 1e-3), Unit("s", 1.0)),
     "time": (Unit("s", 1.0), Unit("min", 60.0), Unit("h", 3600.0)),
-    "count": (Unit("", 1.0),),
+    "count": (Unit("", 1.0), Unit("thousand", 1e3), Unit("million", 1e6)),
 }
 #: An axis changes to a larger unit once it holds so many of it.
-_ENOUGH = {"bytes": 1.0, "latency": 1.0, "time": 3.0, "count": 1.0}
+_ENOUGH = {"bytes": 1.0, "latency": 1.0, "time": 3.0, "count": 100.0}
 
 
 def unit_for(kind: str, highest: float) -> Unit:
