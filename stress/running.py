@@ -28,16 +28,20 @@ ENOUGH_ROUNDS = 100
 _MORE_SECONDS = 30.0
 #: What the guard, or the watcher of the leases, says of a line.
 _SAID = (LeakedHandleWarning, OverdueHandleWarning)
-_SHORT_RUN = 300.0
-_SAMPLES = 100
+#: In seconds: the longest run that is sampled as often as can be, and goes at full speed.
+_SHORT_RUN = 120.0
+_SAMPLES, _LONG_SAMPLES = 100, 480
+_SHORT_INTERVAL, _LONG_INTERVAL = 0.25, 5.0
 #: Seconds between the rounds of long runs: at full speed a night would write a terabyte, and mark a hundred million
 #: rows as deleted under the one snapshot that it holds.
 _PAUSE_SECONDS = 0.05
 
 
 def sampling_interval(seconds: float) -> float:
-    """Return the seconds between samples: a quarter at most in short runs, five in long ones."""
-    return min(0.25, seconds / _SAMPLES) if seconds <= _SHORT_RUN else 5.0
+    """Return the seconds between samples: a quarter at most in short runs, five at most in long ones."""
+    if seconds <= _SHORT_RUN:
+        return min(_SHORT_INTERVAL, seconds / _SAMPLES)
+    return min(_LONG_INTERVAL, seconds / _LONG_SAMPLES)
 
 
 class Leg:

@@ -46,9 +46,10 @@ def lines(channel: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_samples_come_at_least_every_quarter_of_a_second_in_short_runs() -> None:
-    """Short runs sample often, long ones every five seconds."""
+    """Short runs sample often, long ones every five seconds, and those in between in between."""
     assert sampling_interval(0.5) == 0.005
-    assert sampling_interval(60) == 0.25
+    assert sampling_interval(60) == sampling_interval(120) == 0.25
+    assert sampling_interval(240) == 0.5
     assert sampling_interval(3600) == 5.0
 
 
