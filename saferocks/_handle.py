@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from saferocks import _engine, _guard, _registry, _watch, events
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
+    ForkedHandleError,
     HandleClosedError,
     HandleError,
     NotEnteredError,
@@ -170,12 +171,28 @@ class HandleRecord(Record):
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
+        if self.reason is Reason.FORKED:
+            return self.forked_error()
         where = _registry.format_site(self.site)
         advice = _ADVICE.get(self.reason, "open it inside")
         return HandleClosedError(f"{self.kind} opened at {where} was released {self.why()}; {advice} '{self.remedy}'")
 
+    def forked_error(self) -> SaferocksError:
+        """Return the error for a use in a forked child (D14)."""
+        where = _registry.format_site(self.site)
+        return ForkedHandleError(
+            f"{self.kind} opened at {where} belongs to the process that this one was forked from; "
+            "open databases after the fork, or start children with 'spawn' or 'forkserver'"
+        )
+
     def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""
+
+    def abandon(self) -> None:
+        """Leave the handle to the parent, in a forked child: no use is allowed, and nothing native called or dropped."""
+        self.reason = Reason.FORKED
+        self.state = RELEASED
+        self.disable()
 
     def is_busy(self) -> bool:
         """Tell whether a call is inside the native object; asked while no new one can start."""
@@ -312,7 +329,7 @@ class Handle(Generic[RecordT]):
             record = self._record
         except AttributeError:  # half-built: nothing was opened
             return
-        if record.reason is None and not self._is_finalizing():
+        if record.reason is None and not self._is_finalizing() and not _registry.is_inherited():
             record.collected()
 
     def __repr__(self) -> str:
