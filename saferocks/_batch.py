@@ -188,13 +188,16 @@ class BatchWrites(Handle[BatchRecord]):
             HandleClosedError: If the batch was taken away before it could be written, its database
                 closed for instance, and no other exception tells of the loss.
         """
-        reason = self._record.reason
-        if reason is None:
+        record = self._record
+        if record.reason is None:
             return False
-        if error is None and self._record.lost is not None:
-            closed = self._record.closed_error()
-            add_note(closed, self._record.lost)
-            raise closed
+        if error is None and record.reason not in _DECIDED:
+            # In this order: another thread that is releasing it notes what is lost before the batch is gone.
+            lost = record.loss or record.lost
+            if lost is not None:
+                closed = record.closed_error()
+                add_note(closed, lost)
+                raise closed
         return True
 
     def __exit__(

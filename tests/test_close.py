@@ -13,6 +13,7 @@ import pytest
 
 import saferocks
 from saferocks import _engine
+from saferocks._batch import BatchRecord
 
 if TYPE_CHECKING:
     import subprocess
@@ -535,6 +536,37 @@ def test_a_batch_whose_database_closed_is_not_lost_in_silence(path: str) -> None
                 batch[b"k"] = b"v"
                 with pytest.warns(saferocks.LeakedHandleWarning, match=r"1 operation \(\d+ bytes\) was dropped"):
                     db.close()
+    assert reopen(path) == []
+
+
+@pytest.mark.about_leaks
+@pytest.mark.parametrize("opener", ["write_batch", "bulk_writer"])
+def test_a_batch_that_a_close_is_just_taking_away_is_not_lost_in_silence(
+    path: str, start: Start, monkeypatch: pytest.MonkeyPatch, opener: str
+) -> None:
+    """Leaving a batch raises at every moment of its release by a close in another thread."""
+    real, left = BatchRecord.dispose, []
+
+    def leave() -> str:
+        try:
+            batch.__exit__(None, None, None)
+        except saferocks.HandleClosedError as error:
+            return f"{error}; {getattr(error, '__notes__', '')}"
+        return "in silence"
+
+    def dispose(record: BatchRecord, native: Any) -> None:
+        left.append(start(leave).result(SECONDS))
+        real(record, native)
+        left.append(start(leave).result(SECONDS))
+
+    monkeypatch.setattr(BatchRecord, "dispose", dispose)
+    with saferocks.open(path) as db:
+        batch = getattr(db, opener)().__enter__()
+        batch[b"k"] = b"v"
+        with pytest.warns(saferocks.LeakedHandleWarning, match="was dropped"):
+            db.close()
+    assert len(left) == 2
+    assert all("was released when its database closed" in each and "1 operation" in each for each in left), left
     assert reopen(path) == []
 
 
