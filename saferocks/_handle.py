@@ -189,10 +189,11 @@ class HandleRecord(Record):
         """Let go of what belongs to the native object beyond the reference to it."""
 
     def abandon(self) -> None:
-        """Leave the handle to the parent, in a forked child: no use is allowed, and nothing native called or dropped."""
+        """Leave the handle to the parent, in a forked child: no use is allowed, nothing native called or dropped."""
         self.reason = Reason.FORKED
         self.state = RELEASED
         self.disable()
+        self.native = self.keeper = None  # which live on, see `_fork`
 
     def is_busy(self) -> bool:
         """Tell whether a call is inside the native object; asked while no new one can start."""

@@ -151,7 +151,7 @@ class ScanRecord(HandleRecord):
     def abandon(self) -> None:
         """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
         super().abandon()
-        rows, self.rows, self.native = self.rows, None, None
+        rows, self.rows = self.rows, None
         if rows is not None:
             with suppress(ValueError):  # a thread that is no more was taking a row
                 rows.close()

@@ -334,7 +334,7 @@ assert status_of(pid) == 0 and raised == 2, raised
 
 def test_leaks_of_the_parent_are_raised_in_the_parent_alone(run: Run) -> None:
     """Neither a check, nor a watched block, nor the database's end raises in the child what had leaked before."""
-    run(RAISED)
+    run(RAISED, quiet=False)
 
 
 REFUSED = """
@@ -582,7 +582,7 @@ def test_d14_the_child_of_a_bare_program_crashes_or_hangs(run: Run) -> None:
 
 AMID = """
 actions = []
-os.register_at_fork(before=lambda: [action() for action in actions])  # before saferocks is used: so it runs after its hook
+os.register_at_fork(before=lambda: [action() for action in actions])  # runs after saferocks' own
 options = saferocks.Options(raw_mode=True)
 with saferocks.open("db", options=options, statistics=True) as db:
     fill(db)
@@ -611,5 +611,5 @@ with saferocks.open("db", options=options, statistics=True) as db:
 
 
 def test_handles_opened_and_released_while_the_fork_is_under_way(run: Run) -> None:
-    """Other hooks and threads may come in between: what they released or opened is not destroyed in the child either."""
+    """What other hooks and threads release or open in between is not destroyed in the child either."""
     run(AMID)
