@@ -1,6 +1,6 @@
 """All public names, brought together from their rooms; `saferocks` loads this at the first use of one."""
 
-from saferocks import _startup
+from saferocks import _fork as _fork, _startup
 from saferocks._batch import BulkWriter as BulkWriter, WriteBatch as WriteBatch
 from saferocks._database import Rdict as Rdict, open as open  # noqa: A004 - the word for it, as in `dbm.open`
 from saferocks._engine import (

@@ -362,6 +362,7 @@ class Rdict(BatchMethods):
             LockedError: If it is open.
             IOFailedError: If the path is a file, or a directory of other things.
         """
+        _engine.check_process()
         target = text_path(path)
         if _directory.check_destroyable(target):
             _engine.destroy(target, options)
@@ -377,6 +378,7 @@ class Rdict(BatchMethods):
         Raises:
             IOFailedError: If there is no database at the path.
         """
+        _engine.check_process()
         target = text_path(path)
         _engine.repair(target, options or _engine.new_options(_directory.mode_for_repair(target)))
 

@@ -208,10 +208,41 @@ def load_options(path: str) -> tuple[Options, dict[str, Options]] | None:
     return loaded
 
 
+#: Whether this process, or one that it was forked from, has started RocksDB's background threads.
+started = False
+#: Whether this process was forked from one that had started them.
+forked = False
+
+
+def start() -> None:
+    """Note that RocksDB's background threads run from now on: no forked child can make up for them (D14).
+
+    Raises:
+        ForkedProcessError: If they were left behind in the process that this one was forked from.
+    """
+    global started  # noqa: PLW0603 - set once
+    check_process()
+    started = True
+
+
+def check_process() -> None:
+    """Refuse to work in a process whose background threads are missing (D14).
+
+    Raises:
+        ForkedProcessError: If they were left behind in the process that this one was forked from.
+    """
+    if forked:
+        raise errors.ForkedProcessError(
+            "this process was forked from one that had opened a database, and RocksDB cannot work in both; "
+            "open databases after the fork only, or start children with 'spawn' or 'forkserver'"
+        )
+
+
 def open_native(
     path: str, options: Options, families: Mapping[str, Options] | None, access: Callable[[Any], Any] | None
 ) -> Any:
     """Open a database natively."""
+    start()
     native_access = access(_native.AccessType) if access else _native.AccessType.read_write()
     column_families = None if families is None else dict(families)
     return call(_native.Rdict, path, options, column_families, native_access)
@@ -250,11 +281,13 @@ def list_families(path: str, options: Options | None = None) -> list[str]:
 
 def destroy(path: str, options: Options | None) -> None:
     """Delete a database that nobody has open."""
+    start()
     call(_native.Rdict.destroy, path, *(() if options is None else (options,)))
 
 
 def repair(path: str, options: Options | None) -> None:
     """Rebuild what can be rebuilt of a damaged database."""
+    start()
     call(_native.Rdict.repair, path, *(() if options is None else (options,)))
 
 

@@ -20,6 +20,7 @@ from saferocks._leases import pending as leases
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
     BusyError,
+    ForkedHandleError,
     HandleClosedError,
     HandleError,
     HandleExpiredError,
@@ -187,6 +188,8 @@ class HandleRecord(Record):
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
+        if self.reason is Reason.FORKED:
+            return self.forked_error()
         where = _registry.format_site(self.site)
         if self.is_expired():
             return self.expired_error(where)
@@ -223,8 +226,23 @@ class HandleRecord(Record):
         """
         return self.native is not None and not _engine.is_unused_slot(self)
 
+    def forked_error(self) -> SaferocksError:
+        """Return the error for a use in a forked child (D14)."""
+        where = _registry.format_site(self.site)
+        return ForkedHandleError(
+            f"{self.kind} opened at {where} belongs to the process that this one was forked from; "
+            "open databases after the fork, or start children with 'spawn' or 'forkserver'"
+        )
+
     def dispose(self, native: Any) -> None:
         """Let go of what belongs to the native object beyond the reference to it."""
+
+    def abandon(self) -> None:
+        """Leave the handle to the parent, in a forked child: no use is allowed, nothing native called or dropped."""
+        self.reason = Reason.FORKED
+        self.state = RELEASED
+        self.disable()
+        self.native = self.keeper = None  # which live on, see `_fork`
 
     def is_busy(self) -> bool:
         """Tell whether a call is inside the native object; asked while no new one can start."""
@@ -379,7 +397,7 @@ class Handle(Generic[RecordT]):
             record = self._record
         except AttributeError:  # half-built: nothing was opened
             return
-        if record.reason is None and not self._is_finalizing():
+        if record.reason is None and not self._is_finalizing() and not _registry.is_inherited():
             record.collected()
 
     def __repr__(self) -> str:

@@ -165,8 +165,10 @@ def open_database(request: Request, default_raw: bool) -> Opened:
         default_raw: The mode of a new database where neither options nor `raw_mode` say.
 
     Raises:
+        ForkedProcessError: If this process was forked from one that had opened a database.
         EngineError: If that is not possible; the disk is then as it was.
     """
+    _engine.check_process()
     found = _directory.look(request.path)
     if not found.is_database and not request.access.writes:
         raise IOFailedError(

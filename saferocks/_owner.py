@@ -135,6 +135,8 @@ class FamilyRecord(HandleRecord):
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""
+        if self.reason is Reason.FORKED:
+            return self.forked_error()
         if self.reason is Reason.FAMILY_DROPPED:
             return self.dropped_error()
         where = _registry.format_site(self.site)

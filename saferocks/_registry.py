@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import sys
 from enum import Enum
 from threading import RLock, get_ident
@@ -99,6 +100,11 @@ class Owner:
         """The policy in force for this owner's handles."""
         return self.own_policy or _settings.current.policy
 
+    def leave_to_parent(self) -> None:
+        """Forget, in a forked child, the handles and leaks of the parent."""
+        self.children.clear()
+        self.leaks.clear()
+
 
 #: Handles that belong to no database.
 PROCESS = Owner(None)
@@ -106,6 +112,23 @@ PROCESS = Owner(None)
 #: All open handles of the process, oldest first, by id.
 records: dict[int, Record] = {}
 _ids = itertools.count(1)
+
+
+#: The process whose handles these are.
+_process = os.getpid()
+
+
+def is_inherited() -> bool:
+    """Tell whether this is a forked child that has not yet been told so: what is collected now is its parent's."""
+    return os.getpid() != _process
+
+
+def adopt_process() -> None:
+    """Begin anew in a forked child: no handle in it is its own, and no other thread runs."""
+    global _process, _listing  # noqa: PLW0603 - once in each process
+    records.clear()
+    _process = os.getpid()
+    _listing = RLock()  # a thread that is no more may have held it
 
 
 def next_number() -> int:

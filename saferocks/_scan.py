@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from itertools import chain
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -148,6 +149,14 @@ class ScanRecord(HandleRecord):
                 time.sleep(0)  # another thread is taking a row
             else:
                 return
+
+    def abandon(self) -> None:
+        """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
+        super().abandon()
+        rows, self.rows = self.rows, None
+        if rows is not None:
+            with suppress(ValueError):  # a thread that is no more was taking a row
+                rows.close()
 
     def end(self) -> StopIteration | BaseException:
         """Say how the scan ended, once its generator has."""

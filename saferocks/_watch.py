@@ -154,6 +154,12 @@ def is_exempt(record: Record) -> bool:
     return owner is not None and record.kind in owner.allowed
 
 
+def forget_leaks() -> None:
+    """Forget what has leaked so far: in a forked child, its parent will tell of it."""
+    for watch in watches:
+        watch.leaks.clear()
+
+
 def exempt_for_good(records: Iterable[Record]) -> None:
     """Never say anything of these handles again; forgets those that are gone."""
     global exempt  # noqa: PLW0603 - see above
