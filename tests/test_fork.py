@@ -635,6 +635,9 @@ with saferocks.open("db", warn_after=0.2) as db, db.items(expire_after=0.4) as i
             items.renew()
         except saferocks.ForkedHandleError:
             print("child", told, threading.active_count(), flush=True)
+        with saferocks.WriteBatch(raw_mode=True, expire_after=0.001):
+            wait_until(lambda: told)
+        print("its own", told, flush=True)
         os._exit(0)
     assert status_of(pid) == 0
     wait_until(lambda: len(told) == 2)
@@ -643,8 +646,8 @@ print("parent", told)
 
 
 def test_the_leases_of_inherited_handles_are_the_parents(run_python: Run) -> None:
-    """Nothing expires in the child, and no watcher of it runs there; the parent's goes on."""
+    """Nothing inherited expires in the child, its own handles do, and the parent's watcher goes on."""
     done = run_python(PRELUDE + LEASES)
     assert done.returncode == 0, done.stderr
-    assert "child [] 1\n" in done.stdout
+    assert "child [] 1\nits own ['saferocks.handle_expired']\n" in done.stdout
     assert "parent ['saferocks.handle_overdue', 'saferocks.handle_expired']" in done.stdout
