@@ -135,7 +135,7 @@ def test_the_page_opens_without_errors_or_requests(page, browser) -> None:
 FETCH = """
 const done = arguments[0];
 document.addEventListener('securitypolicyviolation', (event) => done('refused: ' + event.violatedDirective));
-fetch('data:text/plain,something').then(() => done('fetched'), () => null);
+fetch('http://127.0.0.1:9/').then(() => done('fetched'), () => null);
 """
 
 
