@@ -27,7 +27,8 @@ PLANTED = 100
 #: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
 ENOUGH_ROUNDS = 100
 _MORE_SECONDS = 30.0
-#: So does one that has fewer samples than these after its first quarter, the warm-up, which is not judged.
+#: So does one that, having become slow, has fewer samples than these after the warm-up, its first quarter, which is
+#: not judged.
 _ENOUGH_SAMPLES = 16
 _WARM_UP = 0.25
 #: What the guard, or the watcher of the leases, says of a line.

@@ -38,7 +38,7 @@ _MORE_ROWS = 50
 _FORGOTTEN_ROWS = 2_000
 #: How far the heap may rise for a load of any number of rows: the batch being filled, memtables, compactions.
 _LOAD_BUDGET = 4 << 20
-_ENOUGH = 16
+_ENOUGH = 24
 _LOOK_EVERY = 500
 _LATEST = 1_000
 _MIB = 1 << 20
