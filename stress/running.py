@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO
 
 from saferocks import LeakedHandleWarning, OverdueHandleWarning
@@ -26,6 +27,10 @@ PLANTED = 100
 #: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
 ENOUGH_ROUNDS = 100
 _MORE_SECONDS = 30.0
+#: So does one that, having become slow, has fewer samples than these after the warm-up, its first quarter, which is
+#: not judged.
+_ENOUGH_SAMPLES = 16
+_WARM_UP = 0.25
 #: What the guard, or the watcher of the leases, says of a line.
 _SAID = (LeakedHandleWarning, OverdueHandleWarning)
 #: In seconds: the longest run that is sampled as often as can be, and goes at full speed.
@@ -66,6 +71,7 @@ class Leg:
         self._enough = ENOUGH_ROUNDS
         self._number = 0
         self._next_sample = 0.0
+        self._latest: deque[float] = deque(maxlen=_ENOUGH_SAMPLES)
         self._planted = 0
 
     def rounds(self, probe: Probe | None = None, enough: int = ENOUGH_ROUNDS) -> Iterator[int]:
@@ -73,7 +79,7 @@ class Leg:
 
         Args:
             probe: What to sample between the rounds; without one, the round calls `sample` itself.
-            enough: Run on, for half a minute at most, until there were so many rounds.
+            enough: Run on, for half a minute at most, until there were so many rounds, and samples to judge.
         """
         self._start = time.monotonic()
         self._enough = enough
@@ -90,11 +96,17 @@ class Leg:
         elapsed = time.monotonic() - self._start
         if elapsed >= self._next_sample:
             self._next_sample = elapsed + sampling_interval(self.seconds)
+            self._latest.append(elapsed)
             self._write("sample", {"time": elapsed, "rounds": self._number, **probe.read()})
 
     def _is_over(self) -> bool:
-        limit = self.seconds if self._number >= self._enough else self.seconds + _MORE_SECONDS
-        return time.monotonic() - self._start >= limit
+        elapsed = time.monotonic() - self._start
+        if self._number < self._enough or not self._can_be_judged(elapsed):
+            return elapsed >= self.seconds + _MORE_SECONDS
+        return elapsed >= self.seconds
+
+    def _can_be_judged(self, elapsed: float) -> bool:
+        return len(self._latest) == _ENOUGH_SAMPLES and self._latest[0] >= _WARM_UP * elapsed
 
     def is_due(self) -> bool:
         """Tell whether the next of the buggy leg's handles is due.

@@ -75,7 +75,7 @@ def reopenings_are_refused_in_the_raw_leg_alone(legs: Legs) -> None:
     refused, served = legs.last("refused_reopenings"), legs.last("reopenings")
     assert (served[0], refused[1:]) == (1, (0, 0))
     assert refused[0] > 10
-    assert min(served[1:]) >= 40
+    assert min(served[1:]) >= 15
 
 
 def nothing_stays_with_a_thread(legs: Legs) -> None:
@@ -298,8 +298,8 @@ UNFIXED = {
     "reserved-session": Mutation(
         "scoped",
         "scenarios/reserved_session.py",
-        "proxy.alive.update(clients)\n",
-        "proxy.alive.update(clients)\n"
+        "                proxy.alive.update(clients)\n",
+        "                proxy.alive.update(clients)\n"
         "                if leg.is_due():\n"
         "                    leg.__dict__.setdefault('leaked', []).append(reservations.pop_all())\n",
         1,

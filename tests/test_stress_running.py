@@ -8,6 +8,7 @@ import logging
 import threading
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,7 +56,18 @@ def test_samples_come_at_least_every_quarter_of_a_second_in_short_runs() -> None
 
 def test_a_slow_leg_runs_on_until_it_has_had_enough_rounds(leg: Leg) -> None:
     """The time alone does not end a leg that has not come far."""
-    assert list(leg.rounds(enough=77)) == list(range(77))
+    assert list(leg.rounds(Counted(), enough=77)) == list(range(77))
+
+
+def test_a_leg_runs_on_until_it_can_be_judged(channel: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leg whose rounds become slow has too few samples after its warm-up, however many it has had before."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(running, "time", clock)
+    for number in Leg("raw", "nowhere", 10.0, 1, channel).rounds(Counted(), enough=1):
+        clock.now += 0.1 if number < 30 else 1.0
+    times = [line["sample"]["time"] for line in lines(channel)]
+    assert len([time for time in times if time >= 0.25 * clock.now]) >= 16
+    assert 11 < clock.now < 40
 
 
 def test_a_leg_that_never_gets_there_ends_all_the_same(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +80,15 @@ def test_a_long_run_takes_its_time(monkeypatch: pytest.MonkeyPatch, channel: io.
     """A night neither wears the disk out nor fills it."""
     monkeypatch.setattr(running, "_SHORT_RUN", 0.1)
     monkeypatch.setattr(running, "_PAUSE_SECONDS", 0.05)
-    assert len(list(Leg("raw", "nowhere", 0.2, 1, channel).rounds(enough=1))) <= 4
-    assert len(list(Leg("raw", "nowhere", 0.1, 1, channel).rounds(enough=1))) > 4
+    monkeypatch.setattr(Leg, "_can_be_judged", lambda self, elapsed: True)
+    assert len(list(Leg("raw", "nowhere", 0.2, 1, channel).rounds(Counted(), enough=1))) <= 4
+    assert len(list(Leg("raw", "nowhere", 0.1, 1, channel).rounds(Counted(), enough=1))) > 4
 
 
 def test_a_leak_is_planted_over_the_whole_of_a_leg_that_runs_on(leg: Leg) -> None:
     """A leak that was all planted at the beginning would not be seen to grow."""
     planted = 0
-    for number in leg.rounds(enough=PLANTED):
+    for number in leg.rounds(Counted(), enough=PLANTED):
         while leg.is_due():
             planted += 1
         assert number <= planted <= number + 1
@@ -84,7 +97,7 @@ def test_a_leak_is_planted_over_the_whole_of_a_leg_that_runs_on(leg: Leg) -> Non
 def test_a_leg_plants_no_more_than_a_night_survives(leg: Leg) -> None:
     """However many rounds there are, the leak has its limit."""
     planted = 0
-    for _ in leg.rounds(enough=3 * PLANTED):
+    for _ in leg.rounds(Counted(), enough=3 * PLANTED):
         while leg.is_due():
             planted += 1
     assert planted == PLANTED
@@ -93,11 +106,13 @@ def test_a_leg_plants_no_more_than_a_night_survives(leg: Leg) -> None:
 def test_a_round_is_sampled_where_it_says(leg: Leg, channel: io.StringIO) -> None:
     """Without a probe for the rounds, the round takes its samples itself."""
     probe = Counted()
-    for number in leg.rounds(enough=20):
-        if number == 5:
+    for number in leg.rounds(enough=40):
+        if number >= 5:
             leg.sample(probe)
-    (sample,) = (line["sample"] for line in lines(channel))
-    assert (sample["rounds"], sample["heap"], probe.read_times) == (5, 1.0, 1)
+    samples = [line["sample"] for line in lines(channel)]
+    assert [sample["rounds"] for sample in samples] == list(range(5, 40))
+    assert samples[0]["heap"] == 1.0
+    assert probe.read_times == len(samples)
 
 
 def test_a_table_is_written_as_one_line(leg: Leg, channel: io.StringIO) -> None:

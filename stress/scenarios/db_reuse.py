@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _START = row_key(0)
 _ROWS = 100
 _VALUE_BYTES = 200
-_ENOUGH = 40
+_ENOUGH = 24
 
 
 @dataclass

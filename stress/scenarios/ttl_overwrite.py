@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _KEY = b"lock"
 _ROW = row_key(0)
 _SETS = 3
-_ENOUGH = 60
+_ENOUGH = 40
 #: Durations that nothing can be held for.
 _REFUSED = (0, -1.0)
 #: For what part of the leg a holder may hold without renewing: many rounds, so that deadlines of earlier holders,
