@@ -53,7 +53,7 @@ def peak(file: str) -> int:
 
 def test_the_memory_of_reading_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """A file ten times as long, with ten times as many leaks, takes the same memory."""
-    few = NIGHT // 4
+    few = NIGHT // 2
     short = write(tmp_path / "short.jsonl", few, few)
     long = write(tmp_path / "long.jsonl", 10 * few, 10 * few)
     read_leg(short)  # what is allocated once is
