@@ -20,7 +20,7 @@ MIN_BLOCKS, MAX_BLOCKS = 12, 48
 #: Samples to a block, once there are enough for more than the fewest blocks.
 _SAMPLES_PER_BLOCK = 8
 #: The most samples of a block that its median is taken of; they are spread evenly over it.
-_FOR_MEDIAN = 64
+_FOR_MEDIAN = 16
 
 
 @dataclass(frozen=True)
