@@ -1015,6 +1015,29 @@ def test_released_while_it_is_renewed(
         record.reason, lease.term = None, kept
 
 
+def test_expired_while_it_is_renewed(
+    rows: saferocks.Rdict, clock: MovedClock, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal that an expiry comes before raises, also while the handle is still waiting to be released."""
+    with rows.iter(expire_after=5) as cursor, monkeypatch.context() as patched:
+        native, me, now = cursor._record.live, threading.get_ident(), clock.now
+
+        def now_and_expire() -> float:
+            if threading.get_ident() == me:
+                patched.undo()
+                clock.advance(5)
+            return now()
+
+        patched.setattr(clock, "now", now_and_expire)
+        with pytest.raises(saferocks.HandleExpiredError):
+            cursor.renew()
+        assert cursor._record.reason is None
+        del native
+        clock.advance(1)
+        assert cursor._record.reason is _registry.Reason.EXPIRED
+    assert names(told()) == ["handle_expired"]
+
+
 def test_a_bulk_writer_released_while_it_flushes(rows: saferocks.Rdict, clock: MovedClock) -> None:
     """What was gathered is then not written, the flush says so, and nothing can be added."""
     with pytest.raises(saferocks.HandleExpiredError) as raised:
