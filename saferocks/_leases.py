@@ -211,6 +211,7 @@ def _begin_again(record: HandleRecord, lease: Lease) -> bool:
             return False
         following = last.outcome.setdefault("", fresh)
         if isinstance(following, Stage):
+            lease.expired = True  # which the watcher may be about to say
             return False
         last = following
     lease.term = fresh
