@@ -64,7 +64,7 @@ class MemoryUsage:
         sst_live: SST files that the present state needs, on disk.
         sst_total: All SST files, those included that only iterators and snapshots keep.
         rss: Resident memory of the process.
-        heap: Bytes in use on the C heap, or None where the platform does not tell.
+        heap: Bytes that the C allocator has given out, or None where the platform does not tell.
     """
 
     memtables: int
@@ -150,12 +150,14 @@ def pending_deadlines() -> int:
 
 
 def heap_used() -> int | None:
-    """Return the bytes in use on the C heap, or None where that cannot be told.
+    """Return the bytes that the C allocator has given out, or None where that cannot be told.
 
-    Another allocator (jemalloc by LD_PRELOAD, say) makes glibc report 0.
+    Large blocks, such as a batch of megabytes, come from `mmap` and are counted apart. Another
+    allocator (jemalloc by LD_PRELOAD, say) makes glibc report 0.
     """
     heap_info = getattr(psutil, "heap_info", None)
-    return (heap_info().heap_used or None) if heap_info is not None else None
+    info = None if heap_info is None else heap_info()
+    return (info.heap_used + info.mmap_used) if info is not None and info.heap_used else None
 
 
 _CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")

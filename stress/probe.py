@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
+from saferocks import inspection
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -91,15 +93,8 @@ class Probe:
 
 
 def heap_used() -> int:
-    """Return the bytes that the C allocator has given out; 0 if it does not tell.
-
-    Large blocks come from `mmap` and are counted apart: a batch of megabytes is in none but that figure.
-    """
-    heap_info = getattr(psutil, "heap_info", None)
-    if heap_info is None:
-        return 0
-    info = heap_info()
-    return int(info.heap_used and info.heap_used + info.mmap_used)
+    """Return the bytes that the C allocator has given out; 0 if it does not tell."""
+    return inspection.heap_used() or 0
 
 
 class Highest:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
-QUICK_SECONDS = 4.5
+QUICK_SECONDS = 4.0
 _QUICK_JOBS = 2
 _MAX_SEED = 2**32
 _HOUR = 3600.0

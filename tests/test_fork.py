@@ -635,7 +635,7 @@ with saferocks.open("db", warn_after=0.2) as db, db.items(expire_after=0.4) as i
             items.renew()
         except saferocks.ForkedHandleError:
             print("child", told, threading.active_count(), flush=True)
-        with saferocks.WriteBatch(raw_mode=True, expire_after=0.001):
+        with saferocks.WriteBatch(raw_mode=True, expire_after=0.3):
             wait_until(lambda: told)
         print("its own", told, flush=True)
         os._exit(0)
