@@ -161,4 +161,5 @@ class _Events(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, Any] = getattr(record, "saferocks", {})
-        self._leg._write("leak", {"source": "event", "text": record.getMessage(), **fields})
+        text = record.getMessage()
+        self._leg._write("leak", {"source": "event", "event": text.partition(" ")[0], "text": text, **fields})

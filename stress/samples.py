@@ -119,7 +119,7 @@ class _Survey:
 
     def _look_at_leak(self, leak: dict[str, Any]) -> None:
         """Keep the last of what was said of a line, how often it was, and of how many handles in all."""
-        line = tuple(leak.get(name) for name in ("source", "kind", "opened_at"))
+        line = tuple(leak.get(name) for name in ("source", "event", "kind", "opened_at"))
         before = self.leaks.get(line, {})
         sums = {"count": before.get("count", 0) + leak["count"]} if "count" in leak else {}
         self.leaks[line] = {**leak, **sums, "reports": before.get("reports", 0) + 1}

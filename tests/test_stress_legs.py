@@ -338,7 +338,7 @@ MUTATIONS = {
     "guard-silenced": ("iterator-leak", SILENCED),
     "heap-reads-zero": (
         "iterator-leak",
-        Mutation("raw", "probe.py", "int(info.heap_used and", "int(0 and", 3, f"{NOT_SEEN} heap"),
+        Mutation("raw", "probe.py", "return inspection.heap_used() or 0", "return 0", 3, f"{NOT_SEEN} heap"),
     ),
 }
 SLOW_MUTATIONS = {
