@@ -1,7 +1,9 @@
 """A snapshot that is held while the same rows are overwritten.
 
 From a log store whose reports took a snapshot and held it: every old version that it can see
-stays on disk, deleted rows slow every scan down, and both get worse with the snapshot's age.
+stays on disk, deleted rows slow every scan down, and both get worse with the snapshot's age. In
+the guarded leg a lease ends it. Two more legs hold a snapshot of saferocks to the end: `scans` one
+that can be scanned, which pins its memtables, `points` one for point reads only, which pins none.
 """
 
 from __future__ import annotations
