@@ -9,6 +9,8 @@ import re
 from stress.scenario import LEGS, all_scenarios
 
 _PORTS = 1 << 16
+#: Longer ones are no lengths of time: they become infinite when they are reckoned with.
+_LONGEST = 1e15
 
 
 def _positive(text: str, unit: str) -> float:
@@ -16,7 +18,7 @@ def _positive(text: str, unit: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
+    if not 0 < number <= _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a positive number of {unit}")
     return number
 

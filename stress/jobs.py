@@ -26,7 +26,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ROOT = Path(__file__).resolve().parent.parent
+#: As it was imported, through symbolic links too: the lines that legs name are compared with those of this process.
+_ROOT = Path(os.path.abspath(__file__)).parent.parent
 _GRACE_SECONDS = 60.0
 
 

@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
         (["run", "iterator-leak", "--seconds", "nan"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "inf"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "soon"], "give a positive number of seconds"),
+        (["run", "iterator-leak", "--seconds", "1e308"], "give a positive number of seconds"),
+        (["nightly", "--hours", "1e306"], "give a positive number of hours"),
         (["nightly"], "required: --hours"),
         (["nightly", "--hours", "0"], "give a positive number of hours"),
         (["nightly", "--hours", "-4"], "give a positive number of hours"),

@@ -429,3 +429,18 @@ def test_the_harness_as_it_is_is_green(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["reason"] == "every leg came out as it must"
+
+
+def test_a_checkout_may_be_reached_through_a_symbolic_link(tmp_path: Path) -> None:
+    """The line that the guard names is compared as this process knows it."""
+    link = tmp_path / "link"
+    link.symlink_to(ROOT)
+    command = [sys.executable, "-m", "stress", "run", "iterator-leak", "--leg", "guarded", "--seconds", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(link)}
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "out"), "--json"],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False, timeout=120,
+    )  # fmt: skip
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["status"] == "green", result["reason"]
+    assert result["named"][0].startswith(str(link))
