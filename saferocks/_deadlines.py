@@ -22,6 +22,7 @@ import time
 from _thread import allocate_lock
 from collections import deque
 from contextlib import suppress
+from sys import is_finalizing as _is_finalizing
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ class Watcher:
 
     def _start(self) -> None:
         """Start a thread; of several that are started at once, one goes on."""
+        if _is_finalizing():  # no thread runs any more, and starting one would wait for it for ever
+            return
         try:
             threading.Thread(target=self._run, name="saferocks-deadlines", daemon=True).start()
         except RuntimeError:

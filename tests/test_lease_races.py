@@ -373,6 +373,30 @@ def test_a_lease_at_exit_opens_all_the_same(run_python: Run) -> None:
     assert (child.returncode, child.stdout, child.stderr) == (0, "1\n", "")
 
 
+LATEST = """
+    saferocks.configure(policy="ignore")
+    gc.set_threshold(10**6)
+    class Last:  # it is collected once no other thread runs any more, just before the modules are cleared
+        def __init__(self):
+            self.me = self
+        def __del__(self):
+            with saferocks.WriteBatch(raw_mode=True, expire_after=60) as batch:
+                print(batch.len(), sys.is_finalizing(), flush=True)
+    Last()
+    _deadlines.LINGER_SECONDS = 0.0
+    with saferocks.WriteBatch(raw_mode=True, expire_after=60):
+        pass
+    join(watchers())
+    print("fine")
+"""
+
+
+def test_a_lease_in_the_last_finalizers_waits_for_no_thread(run_python: Run) -> None:
+    """A handle with a lease that is opened at the very end of a program does not keep it from ending."""
+    child = run_python(PRELUDE + LATEST, timeout=30)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "fine\n0 True\n", "")
+
+
 FORK = """
     saferocks.configure(policy="ignore")
     batch = saferocks.WriteBatch(raw_mode=True, expire_after=3600)
