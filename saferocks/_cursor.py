@@ -113,13 +113,15 @@ class PinnedCursor:
 
     Attributes:
         native: The native cursor; None once the snapshot has been released.
+        expired: Whether the snapshot's lease has run out, so that scans are to end.
         users: The records that read through it, by id, to be released with the snapshot.
     """
 
-    __slots__ = ("_holder", "_lock", "_owner", "native", "users")
+    __slots__ = ("_holder", "_lock", "_owner", "expired", "native", "users")
 
     def __init__(self, native: Any) -> None:
         self.native = native
+        self.expired = False
         self.users: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._owner = 0

@@ -93,7 +93,7 @@ def attempt(function: Callable[..., object], *arguments: Any, **named: Any) -> N
     """Call a function where nobody can be told of its errors but `sys.unraisablehook`."""
     try:
         function(*arguments, **named)
-    except Exception as error:  # noqa: BLE001 - handed over
+    except BaseException as error:  # noqa: BLE001 - handed over; a handler's SystemExit is not for this thread
         _HandsOver(error)
 
 
@@ -208,7 +208,7 @@ class Watcher:
             return
         try:
             again = deadline.come(now)
-        except Exception as error:  # noqa: BLE001 - handed over: the others are to be watched all the same
+        except BaseException as error:  # noqa: BLE001 - handed over: the others are to be watched all the same
             _HandsOver(error)
             return
         if again is not None:

@@ -133,9 +133,10 @@ class SstRecord(HandleRecord):
 
     def dispose(self, native: Any) -> None:
         """Remove the unfinished file: ingested, it would be reported as corrupt (D17)."""
-        path, self.path = self.path, None
+        path = self.path
         if path is not None:
-            self.lost = path
+            self.lost = path  # first: who leaves the writer meanwhile looks at the path, and then at this
+            self.path = None
             with suppress(OSError):  # it may be gone, with its directory
                 os.unlink(path)
 
@@ -249,7 +250,7 @@ class SstFileWriter(LeasedHandle[SstRecord]):
         try:
             if error is None and record.path is not None and record.reason is None:
                 self.finish()
-            elif error is None and record.lost is not None and record.is_expired():
+            elif error is None and record.is_expired() and (record.path or record.lost) is not None:
                 raise record.closed_error()
         finally:
             super().__exit__(kind, error, traceback)

@@ -204,16 +204,20 @@ class HandleRecord(Record):
 
     def expired_error(self, where: str) -> HandleExpiredError:
         """Return the error for a use after the lease has run out."""
-        if self.reason is Reason.SNAPSHOT_EXPIRED:
+        lease = self.lease
+        if lease is None or not lease.expired or self.reason is Reason.SNAPSHOT_EXPIRED:
             return HandleExpiredError(
                 f"{self.kind} opened at {where} was released {Reason.SNAPSHOT_EXPIRED.value}; call renew() on the "
                 "snapshot in time, or give it a longer expire_after"
             )
-        after = None if self.lease is None else self.lease.expire_after
         return HandleExpiredError(
-            f"{self.kind} opened at {where} was released {Reason.EXPIRED.value}, {after:g} s after "
+            f"{self.kind} opened at {where} was released {Reason.EXPIRED.value}, {lease.expire_after:g} s after "
             f"it was opened or renewed; call renew() in time, or give a longer expire_after: '{self.remedy}'"
         )
+
+    def begin_expiry(self) -> None:
+        """Let no new call start, and those that can be cut short end."""
+        self.disable()
 
     def expire(self) -> bool:
         """Release the handle because its lease has run out; False if it was released already."""

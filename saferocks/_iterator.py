@@ -9,7 +9,7 @@ from saferocks import _engine, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._registry import Reason, Record
-from saferocks.errors import ConcurrentUseError, InvalidArgumentError
+from saferocks.errors import ConcurrentUseError, InvalidArgumentError, SaferocksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,7 +225,9 @@ class RdictIter(LeasedHandle[CursorRecord]):
             record.moving.release()
         _engine.throw(failure)
 
-    def _in_use(self) -> ConcurrentUseError:
+    def _in_use(self) -> SaferocksError:
+        if self._record.reason is Reason.FORKED:  # it was in use by a thread of the parent's
+            return self._record.closed_error()
         where = _registry.format_site(self._record.site)
         return ConcurrentUseError(
             f"iterator opened at {where} is being moved by another thread; open one for each thread"

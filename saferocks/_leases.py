@@ -129,7 +129,7 @@ class Term:
         """Release the handle, or return when to try again: nothing is pulled from under a call."""
         record, lease = self.record, self.lease
         lease.expired = True
-        record.disable()
+        record.begin_expiry()
         waited = now - self.began - (lease.expire_after or 0.0)
         if record.is_busy() or (waited < _PATIENCE and record.is_referred_to()):
             self.pause = min(2 * self.pause, _LAST_PAUSE)

@@ -118,8 +118,16 @@ class ScanRecord(HandleRecord):
             rows = _part_rows(self)
         else:
             rows = _whole_rows(self)
-        self.rows = rows
+        self.rows = rows = self._until_expired(rows)
         return rows
+
+    def _until_expired(self, rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
+        """Let a scan with a lease look at it at each row.
+
+        Code in C, such as `list`, gives the watcher no moment between two rows to take it away.
+        """
+        lease = self.lease
+        return rows if lease is None or lease.expire_after is None else _leased_rows(lease, rows)
 
     def is_busy(self) -> bool:
         """Tell whether a thread is taking a row."""
@@ -188,14 +196,26 @@ class SharedScanRecord(ScanRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator that shares the snapshot's cursor."""
-        self.rows = rows = _pinned_rows(self)
+        self.rows = rows = self._until_expired(_pinned_rows(self))
         return rows
+
+    def is_expired(self) -> bool:
+        """Tell whether its own lease or the snapshot's has run out."""
+        return super().is_expired() or (self.reason is None and self.native is not None and self.native.expired)
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""
         if native is not None:
             native.users.pop(self.id, None)
         super().dispose(native)
+
+
+def _leased_rows(lease: Lease, rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """Yield rows until the lease runs out; the tail says that it has."""
+    for row in rows:
+        if lease.expired:
+            return
+        yield row
 
 
 # The three generators below end alike, and are written out all the same: a generator around a
@@ -303,7 +323,7 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
         return
     rows = _FIRST_CHUNK
     try:
-        while chunk := pinned.chunk(place, rows):
+        while not pinned.expired and (chunk := pinned.chunk(place, rows)):
             yield from chunk
             rows = min(rows * 2, _LAST_CHUNK)
     except GeneratorExit:
@@ -311,7 +331,8 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
         failure = _failed(record, error)
     else:
-        release(record, EXHAUSTED)
+        if not pinned.expired:
+            release(record, EXHAUSTED)
         return
     del pinned, place
     _engine.throw(failure)

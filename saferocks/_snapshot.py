@@ -47,6 +47,13 @@ class SnapshotRecord(HandleRecord):
             for pair in self.native or ()
         )
 
+    def begin_expiry(self) -> None:
+        """Let no new call start, and the scans end."""
+        super().begin_expiry()
+        for _, pinned in self.native or ():
+            if pinned is not None:
+                pinned.expired = True
+
     def dispose(self, native: Any) -> None:
         """Release the snapshot's scans, youngest first, and then its cursors."""
         reason = Reason.SNAPSHOT_EXPIRED if self.reason is Reason.EXPIRED else Reason.SNAPSHOT_RELEASED

@@ -63,7 +63,8 @@ with contextlib.ExitStack() as stack:
     snap = enter(db.snapshot(column_families=["f"]))
     points = enter(db.snapshot(point_reads_only=True))
     seen, view = enter(snap.values()), snap.get_column_family("f")
-    cursor, bounded = enter(db.iter()), enter(db.iter(prefix=b"0000"))
+    cursor, bounded, moving = enter(db.iter()), enter(db.iter(prefix=b"0000")), enter(db.iter())
+    moving._record.moving.acquire()  # as by a thread that was moving it, and is not in the child
     batch, bulk, checkpoint = enter(db.write_batch()), enter(db.bulk_writer()), enter(db.checkpoint())
     free, writer = enter(saferocks.WriteBatch(raw_mode=True)), enter(saferocks.SstFileWriter(saferocks.Options(True)))
     writer.open("rows.sst")
@@ -90,6 +91,7 @@ with contextlib.ExitStack() as stack:
         "snapshot get": lambda: snap[b"000000"], "snapshot scan": lambda: snap.items(),
         "snapshot rest": lambda: list(chain_seen), "snapshot cursor": lambda: shared.seek(b"a"),
         "view": lambda: view[b"a"], "point snapshot": lambda: points[b"000000"],
+        "moving": lambda: moving.next(), "moving seek": lambda: moving.seek(b"a"),
         "seek": lambda: cursor.seek(b"a"), "key": lambda: cursor.key(), "next": lambda: cursor.next(),
         "bounded seek": lambda: bounded.seek_to_first(),
         "batch put": lambda: batch.__setitem__(b"a", b"1"), "batch length": lambda: batch.len(),
@@ -115,6 +117,7 @@ with contextlib.ExitStack() as stack:
         unentered.__exit__(None, None, None)
         sys.exit(3)
     assert status_of(pid) == 3
+    moving._record.moving.release()
     assert len(list(chain)) == 999 and snap[b"000000"] and cursor.key() == b"000000"
     assert not db.get(b"child") and db.audit()
     with unentered:

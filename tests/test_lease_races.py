@@ -373,6 +373,60 @@ def test_a_lease_at_exit_opens_all_the_same(run_python: Run) -> None:
     assert (child.returncode, child.stdout, child.stderr) == (0, "1\n", "")
 
 
+IN_C = """
+    saferocks.configure(policy="ignore")
+    scanned = sys.argv[1]
+    with saferocks.open("db") as db:
+        with db.bulk_writer() as bulk:
+            for number in range(200_000):
+                bulk[b"%08d" % number] = b"v"
+        for attempt in range(100):
+            with contextlib.ExitStack() as stack:
+                source, terms = db, {"expire_after": 0.001}
+                try:
+                    if scanned == "snapshot":
+                        source, terms = stack.enter_context(db.snapshot(expire_after=0.001)), {}
+                    elif scanned == "scan of a snapshot":
+                        source = stack.enter_context(db.snapshot())
+                    with source.items(**terms) as items:
+                        rows = iter(items)
+                        next(rows)
+                        assert len(list(rows)) == 199_999  # if the machine gave the watcher no time at all
+                except saferocks.HandleExpiredError as error:
+                    if "list(rows)" in traceback.format_exc():
+                        print("expired in its midst")
+                        break
+"""
+
+
+@pytest.mark.parametrize("scanned", ["database", "scan of a snapshot", "snapshot"])
+def test_a_scan_expires_in_the_midst_of_a_loop_in_c(run_python: Run, scanned: str) -> None:
+    """`list`, and the like, which never let go of a scan between two rows, get HandleExpiredError all the same."""
+    child = run_python(PRELUDE + "    import traceback\n" + IN_C, scanned, timeout=100)
+    assert (child.returncode, child.stdout) == (0, "expired in its midst\n"), child.stderr[-3000:]
+
+
+EXITING_HANDLER = """
+    class Exits(logging.Handler):
+        def emit(self, record):
+            if "overdue" in record.getMessage():
+                sys.exit(3)
+    logging.getLogger("saferocks").addHandler(Exits())
+    with saferocks.WriteBatch(True, warn_after=0.01, expire_after=0.02) as first:
+        with saferocks.WriteBatch(True, expire_after=0.03) as second:
+            deadline = time.monotonic() + 30
+            while not (first._record.reason and second._record.reason) and time.monotonic() < deadline:
+                time.sleep(0)
+    print(first._record.reason, second._record.reason, unraised)
+"""
+
+
+def test_a_handler_that_exits_does_not_end_the_watcher(run_python: Run) -> None:
+    """What a logging handler raises, SystemExit too, is handed over, and all handles expire in their time."""
+    child = run_python(PRELUDE + EXITING_HANDLER, timeout=60)
+    assert child.stdout == "Reason.EXPIRED Reason.EXPIRED ['SystemExit(3)']\n", child.stdout + child.stderr
+
+
 LATEST = """
     saferocks.configure(policy="ignore")
     gc.set_threshold(10**6)

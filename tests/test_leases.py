@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _batch, _deadlines, _guard, _handle, _leases, _registry, _settings, _watch
+from saferocks import _batch, _deadlines, _files, _guard, _handle, _leases, _registry, _settings, _watch
 from saferocks.inspection import pending_deadlines
 
 if TYPE_CHECKING:
@@ -1119,6 +1119,34 @@ def test_leaving_a_batch_that_just_expires_tells_of_the_loss(
     finally:
         go.set()
         releasing.join(WAIT)
+
+
+def test_leaving_an_sst_writer_that_just_expires_tells_of_the_loss(
+    clock: MovedClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A `with` that ends while another thread has begun to release its writer raises, however far that has come."""
+    dispose, left = _files.SstRecord.dispose, []
+
+    def leave_elsewhere() -> None:
+        try:
+            leave(writer)
+        except saferocks.HandleExpiredError as error:
+            left.append(str(error))
+
+    def watched_dispose(record: Any, native: Any) -> None:
+        for step in (lambda: None, lambda: dispose(record, native)):
+            step()
+            leaving = threading.Thread(target=leave_elsewhere)
+            leaving.start()
+            leaving.join(WAIT)
+
+    monkeypatch.setattr(_files.SstRecord, "dispose", watched_dispose)
+    writer = saferocks.SstFileWriter(saferocks.Options(raw_mode=True), expire_after=5).__enter__()
+    writer.open(tmp_path / "rows.sst")
+    writer[b"a"] = b"1"
+    clock.advance(5)
+    assert len(left) == 2
+    assert not (tmp_path / "rows.sst").exists()
 
 
 def test_the_watcher_is_nobody_to_wait_for(rows: saferocks.Rdict) -> None:
