@@ -380,7 +380,7 @@ IN_C = """
         with db.bulk_writer() as bulk:
             for number in range(200_000):
                 bulk[b"%08d" % number] = b"v"
-        for attempt in range(100):
+        for attempt in range(5):
             with contextlib.ExitStack() as stack:
                 source, terms = db, {"expire_after": 0.001}
                 try:
