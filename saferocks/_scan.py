@@ -211,11 +211,11 @@ class SharedScanRecord(ScanRecord):
 
 
 def _leased_rows(lease: Lease, rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
-    """Yield rows until the lease runs out; the tail says that it has."""
+    """Yield rows until the lease runs out, the one that is being read then included; the tail says that it has."""
     for row in rows:
+        yield row
         if lease.expired:
             return
-        yield row
 
 
 # The three generators below end alike, and are written out all the same: a generator around a
