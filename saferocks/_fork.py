@@ -75,8 +75,8 @@ def _keep_for_good(objects: Iterable[Any]) -> None:
 def _end_before_destructors() -> None:
     """Let a normal exit of this process end before RocksDB's static destructors, with its own status.
 
-    They would join threads that do not exist. `exit` calls first what was registered last, and Python
-    has finished by then and has written C's buffers. `on_exit` is glibc's.
+    They would join threads that do not exist. `exit` calls what was registered last first: here C's
+    buffers are written, then the process ends. Python has finished by then. `on_exit` is glibc's.
     """
     global _ends_early  # noqa: PLW0603 - a child of this child inherits what is registered
     if _ends_early or not sys.platform.startswith("linux"):
@@ -84,6 +84,7 @@ def _end_before_destructors() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "on_exit"):
         libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+        libc.__cxa_atexit(ctypes.cast(libc.fflush, ctypes.c_void_p), None, None)  # of all streams
         _ends_early = True
 
 

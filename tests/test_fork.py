@@ -508,16 +508,20 @@ STREAMS = """
 import ctypes
 with saferocks.open("db") as db:
     if not fork():
-        ctypes.CDLL(None).printf(b"from C\\n")
+        libc = ctypes.CDLL(None)
+        libc.printf(b"from C\\n")
+        libc.fopen.restype = ctypes.c_void_p
+        libc.fprintf(ctypes.c_void_p(libc.fopen(b"file", b"w")), b"to a file of C's\\n")
         print("from Python")
         sys.exit(0)
     assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 """
 
 
-def test_what_a_child_has_printed_arrives(run: Run) -> None:
+def test_what_a_child_has_printed_arrives(run: Run, tmp_path: Path) -> None:
     """Buffers of Python and of C are written at the end of a child, as at the end of any process."""
     assert sorted(run(STREAMS).stdout.split("\n")) == ["", "from C", "from Python"]
+    assert (tmp_path / "file").read_text() == "to a file of C's\n"
 
 
 MANY = """
