@@ -340,6 +340,14 @@ MUTATIONS = {
         "iterator-leak",
         Mutation("raw", "probe.py", "return inspection.heap_used() or 0", "return 0", 3, f"{NOT_SEEN} heap"),
     ),
+    "property-unknown": (
+        "iterator-leak",
+        Mutation("raw", "probe.py", "rocksdb.num-live-versions", "rocksdb.nonsense", 3, f"{NOT_SEEN} live_versions"),
+    ),
+    "property-unknown-in-the-right-code": (
+        "iterator-leak",
+        Mutation("scoped", "probe.py", "rocksdb.num-live-versions", "rocksdb.nonsense", 3, "some samples are missing"),
+    ),
 }
 SLOW_MUTATIONS = {
     "deadlines-outlive-their-handles": (
