@@ -110,6 +110,22 @@ def test_a_signal_of_the_scenario_is_judged_by_its_limit() -> None:
         assert name in found.reason
 
 
+REUSE = all_scenarios()["db-reuse"]
+
+
+def test_a_latency_is_judged_by_what_it_is_as_a_rule() -> None:
+    """A scenario's own latency turns a leg red when it is usually too long, and not by what is slow for a while."""
+    (limit,) = REUSE.usual.values()
+
+    def status(*seconds: float) -> Status:
+        series = {"reopen_seconds": list(seconds), "refused_reopenings": [0.0] * len(TIMES)}
+        return judge_leg(REUSE, LegJob("db-reuse", "scoped", 5.0, 1, "file"), DONE, data(**series)).status
+
+    assert status(*[limit / 10] * len(TIMES)) is Status.GREEN
+    assert status(*[limit / 10] * (len(TIMES) - 20), *[9 * limit] * 20) is Status.GREEN
+    assert status(*[limit * 1.1] * len(TIMES)) is Status.RED
+
+
 def test_a_signal_that_was_not_sampled_is_inconclusive() -> None:
     """A scenario's own signal that a leg does not report is no pass."""
     found = judge_leg(TRANSFERS, LegJob("transfer-buffers", "scoped", 5.0, 1, "file"), DONE, data())
