@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stress.compare.rules import Comparison, Line, compare_runs
+from stress.compare.rules import Comparison, Line, compare_runs, is_judged
 from stress.errors import UsageError
 from stress.judging import Status
 from stress.runfile import load_run
@@ -84,7 +84,7 @@ def _table(found: Comparison) -> Table:
     for line in found.lines:
         leg = f"{line.scenario} {line.leg}"
         if leg != shown:
-            table.add_row(f"[bold]{leg}[/]" + (" (not judged)" if line.leg == "raw" else ""))
+            table.add_row(f"[bold]{leg}[/]" + ("" if is_judged(line.leg) else " (not judged)"))
             shown = leg
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
         cells = (f"  {line.signal}", _figure(line, line.old), _figure(line, line.new), ratio)
