@@ -24,6 +24,7 @@ from stress.judging import LegReport
 from stress.machine import cores
 from stress.record import Plan, Record
 from stress.report import write_report
+from stress.runfile import RunFileError
 from stress.runner import Observer, carry_out, prepare
 from stress.scenario import LEGS, all_scenarios
 
@@ -134,6 +135,9 @@ def run(options: argparse.Namespace) -> int:
                 carry_out(record, observer, place.executor, work=place.work, stop=place.stop)
         except KeyboardInterrupt:
             console.print("interrupted")
+        except OSError as error:
+            why = escape(f"cannot keep the record of the run, so it was ended: {error}")
+            console.print(why, soft_wrap=True)
         _show(console, record, options.json)
     return record.status.status.value
 
@@ -165,5 +169,6 @@ def _draw(console: Console, record: Record) -> None:
     """Draw the page beside the record; that it cannot be written changes nothing about what the run found."""
     try:
         console.print(f"report: {escape(write_report(record.file))}", soft_wrap=True)
-    except OSError as error:
-        console.print(f"no report: {escape(error.strerror or str(error))}", soft_wrap=True)
+    except (OSError, RunFileError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        console.print(f"no report: {escape(why)}", soft_wrap=True)

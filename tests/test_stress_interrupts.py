@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,29 @@ def test_an_interrupt_ends_the_legs_and_keeps_what_was_done(tmp_path: Path, sign
         ("guarded", "interrupted"),
     ]
     assert all(leg["series"]["heap"] for leg in found["results"])
+    assert json.loads(out)["status"] == "inconclusive"
+    assert not any(process.is_running() for process in running)
+    assert [file.name for file in output.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("seconds", [60.0, 2.0], ids=["ctrl-c", "a-leg-ends"])
+@pytest.mark.parametrize("gone", [False, True], ids=["unwritable", "directory-gone"])
+def test_a_record_that_cannot_be_saved_ends_the_run(tmp_path: Path, seconds: float, gone: bool) -> None:
+    """Ctrl-C still ends the legs, and so does the end of a leg: one line says why, and nothing can be concluded."""
+    output = tmp_path / "run"
+    run = start(output, seconds)
+    until(lambda: len(sampled(output)) == 2, "samples of two legs")
+    running = legs(run)
+    (directory,) = output.glob("results/*")
+    if gone:
+        shutil.rmtree(directory)
+    else:
+        (directory / "run.json.new").mkdir()
+    if seconds == 60.0:
+        run.send_signal(signal.SIGINT)
+    status, out, err = ended(run)
+    assert (status, "Traceback" in err) == (3, False), err
+    assert "cannot keep the record of the run, so it was ended: " in err
     assert json.loads(out)["status"] == "inconclusive"
     assert not any(process.is_running() for process in running)
     assert [file.name for file in output.iterdir()] == ["results"]
