@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,17 @@ def test_exit_statuses_are_as_documented(files, capsys, new: dict, status: int) 
     assert bool(found["regressions"]) is (status == 1)
 
 
-@pytest.mark.parametrize("bad", [{"format": 2, "results": [], "command": ""}, [], {**SAME, "results": [{}]}])
+FIGURES = [{}, None, "1", 10**400, math.nan, math.inf, -math.inf]
+DAMAGED = [
+    *(run(leg("raw", heap={**trend(1.0), "figure": figure})) for figure in FIGURES),
+    *(run(leg("scoped", scan_seconds={**trend(1.0), "low": figure})) for figure in FIGURES),
+    run(leg("raw", rss={name: value for name, value in trend(1.0).items() if name != "low"})),
+    run({**leg("raw"), "trends": []}),
+    run(leg("raw"), seconds="long"),
+]
+
+
+@pytest.mark.parametrize("bad", [{"format": 2, "results": [], "command": ""}, [], {**SAME, "results": [{}]}, *DAMAGED])
 @pytest.mark.parametrize("first", [True, False])
 def test_what_is_no_run_is_bad_usage(files, capsys, bad: object, first: bool) -> None:
     """A file of another version or kind exits with 2 and one line, whichever of the two it is."""
