@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from stress import cluster, terminal
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
+
+    from rich.console import Console
 
 QUICK_SECONDS = 4.0
 _QUICK_JOBS = 2
@@ -126,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: If it cannot be begun; then nothing has been.
     """
-    console = Console(stderr=options.json)
+    console = terminal.Screen(stderr=options.json)
     with noticed() as flag, place_of(options.scheduler) as place:
         record = _prepared(options, place)
         try:
@@ -159,7 +160,7 @@ def _prepared(options: argparse.Namespace, place: Place) -> Record:
 def _show(console: Console, record: Record, as_json: bool) -> None:
     """Show the result, and draw the page."""
     if as_json:
-        print(json.dumps(record.as_json(series=False), indent=2))
+        terminal.say(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
     _draw(console, record)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,10 +14,13 @@ from stress.compare.rules import Comparison, Line, compare_runs, is_judged
 from stress.errors import UsageError
 from stress.judging import Status
 from stress.runfile import RunFileError, load_run
+from stress.terminal import Screen, say
 from stress.trends import LATENCY, Trend
 
 if TYPE_CHECKING:
     import argparse
+
+    from rich.console import Console
 
 _MIB = 1 << 20
 #: The largest figure that is taken for one.
@@ -52,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
         text = f"{options.old!r} or {options.new!r} lacks fields of a run ({error!r}); give them as runs have left them"
         raise UsageError(text) from None
     if options.json:
-        print(json.dumps(_as_json(found), indent=2))
+        say(json.dumps(_as_json(found), indent=2))
     else:
-        _show(Console(), found)
+        _show(Screen(), found)
     return found.status.value
 
 
