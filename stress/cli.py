@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from stress import arguments, bench, compare, report, session
+from stress import arguments, bench, compare, report, session, terminal
 from stress.errors import UsageError
 from stress.judging import Status
 from stress.scenario import LEGS, all_scenarios
@@ -79,7 +79,7 @@ def _add_run_options(parser: argparse.ArgumentParser, jobs: str) -> None:
 
 def _list() -> int:
     for scenario in all_scenarios().values():
-        print(f"{scenario.name:16} {', '.join(LEGS)}: {scenario.summary}")
+        terminal.say(f"{scenario.name:16} {', '.join(LEGS)}: {scenario.summary}")
     return Status.GREEN.value
 
 

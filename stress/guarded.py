@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,8 +26,9 @@ def open_guarded(path: str) -> Iterator[saferocks.Rdict]:
 def probe(db: saferocks.Rdict, start: bytes, extra: Callable[[], Mapping[str, float]] = dict) -> Probe:
     """Return what the sampler reads of a database, with a scan from `start` to be timed."""
 
-    def live_iterators() -> int:
-        return db.audit().live_iterators or 0
+    def live_iterators() -> float:
+        live = db.audit().live_iterators
+        return math.nan if live is None else live
 
     def ages() -> list[float]:
         return [handle.age for handle in db.handles()]

@@ -1,8 +1,9 @@
-"""Ctrl-C and a polite kill, noticed at a moment of our choosing.
+"""Ctrl-C, a polite kill and a terminal that is closed, noticed at a moment of our choosing.
 
 A KeyboardInterrupt in the midst of anything could leave a leg running or a file half written. So
 the signals only set a flag here, which whoever waits for legs looks at; the second and any later
 one find it set. A shell that starts us in the background has us ignore Ctrl-C; here we do not.
+What `nohup` has us ignore, we ignore.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def noticed() -> Iterator[threading.Event]:
-    """Yield a flag that SIGINT and SIGTERM set, for the length of a block.
+    """Yield a flag that SIGINT, SIGTERM and SIGHUP set, for the length of a block.
 
     Outside of the main thread, where Python lets nobody handle signals, nothing sets it.
     """
@@ -32,7 +33,8 @@ def noticed() -> Iterator[threading.Event]:
     def notice(_number: int, _frame: Any) -> None:
         flag.set()
 
-    before = {number: signal.signal(number, notice) for number in _SIGNALS}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, notice) for number in _SIGNALS if number not in ignored}
     try:
         yield flag
     finally:

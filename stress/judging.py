@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from stress.verdict import Judgement, Verdict, judge_exact, judge_heap
+from stress.verdict import Judgement, Verdict, judge_exact, judge_heap, judge_usual
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +90,7 @@ def judge_signals(scenario: Scenario, data: LegData) -> tuple[Judgement, ...]:
     return (
         *(judge_exact(name, data.measured(name), limit) for name, limit in limits.items()),
         *(judge_exact(name, data.measured(name), limit, floor=True) for name, limit in EXACT_FLOOR.items()),
+        *(judge_usual(name, data.measured(name), limit) for name, limit in scenario.usual.items()),
         judge_heap(data.measured("heap"), HEAP_BUDGET),
     )
 

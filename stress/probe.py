@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -38,14 +39,14 @@ class Probe:
 
     Attributes:
         database: Its database.
-        live_iterators: RocksDB's own count of iterators.
+        live_iterators: RocksDB's own count of iterators; NaN if it does not tell.
         ages: For how many seconds each open handle has been open.
         scan: Reads so many rows from the place whose latency is watched.
         extra: Reads the scenario's own signals.
     """
 
     database: Properties
-    live_iterators: Callable[[], int]
+    live_iterators: Callable[[], float]
     ages: Callable[[], list[float]]
     scan: Callable[[int], object]
     extra: Callable[[], Mapping[str, float]] = dict
@@ -56,11 +57,11 @@ class Probe:
         trim_heap()
         heap = heap_used()
         ages = self.ages()
-        signals = {name: float(self._property(text)) for name, text in _DIRECT.items()}
+        signals = {name: self._property(text) for name, text in _DIRECT.items()}
         return {
             **signals,
             "heap": float(heap),
-            "pinned_memtables": float(self._pinned()),
+            "pinned_memtables": self._pinned(),
             "live_iterators": float(self.live_iterators()),
             "open_handles": float(len(ages)),
             "oldest_age": max(ages, default=0.0),
@@ -68,16 +69,18 @@ class Probe:
             **{name: float(value) for name, value in self.extra().items()},
         }
 
-    def _property(self, name: str) -> int:
-        return self.database.property_int_value(name) or 0
+    def _property(self, name: str) -> float:
+        """Return a property; one that RocksDB does not know is a sample that is missing, and never a 0."""
+        value = self.database.property_int_value(name)
+        return math.nan if value is None else float(value)
 
-    def _pinned(self) -> int:
+    def _pinned(self) -> float:
         """Return the bytes of memtables that are flushed and still held.
 
         It is a difference of two properties; a flush that ends between the two readings would
         show as pinned memory, so they are read again until nothing changes in between.
         """
-        difference = 0
+        difference = math.nan
         for _ in range(_ATTEMPTS):
             before = self._property("rocksdb.cur-size-all-mem-tables")
             everything = self._property("rocksdb.size-all-mem-tables")

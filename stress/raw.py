@@ -81,8 +81,9 @@ def open_raw(path: str) -> Iterator[RawDatabase]:
 class Refused:
     """What there is in place of a database whose opening was refused: nothing to be measured."""
 
-    def property_int_value(self, name: str, /) -> None:
-        """Know of no property."""
+    def property_int_value(self, name: str, /) -> int:
+        """Have nothing of any property."""
+        return 0
 
     def items(self, *, from_key: bytes) -> tuple[()]:
         """Hold no rows."""

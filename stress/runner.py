@@ -84,6 +84,7 @@ def carry_out(
 
     Raises:
         KeyboardInterrupt: Once what was done until then is recorded.
+        OSError: If it cannot be recorded; the legs are ended.
     """
     allow_legs()
     own = executor or ThreadPoolExecutor(max_workers=record.plan.jobs)
@@ -128,8 +129,10 @@ def _judge(record: Record, job: LegJob, outcome: LegOutcome) -> LegReport:
 
 def _interrupt(record: Record, futures: dict[Future[LegOutcome], LegJob], stop: Callable[[], None]) -> None:
     """End what runs, and record what there is of it."""
-    record.save()  # at once: whatever happens now, what was done is kept
-    stop()
+    try:
+        record.save()  # at once: whatever happens now, what was done is kept
+    finally:
+        stop()  # also where nothing can be saved: nobody waits for a night whose record is lost
     done, lost = wait(futures, timeout=_STOP_SECONDS)  # legs that have not begun end at once, too
     for future in lost:
         future.cancel()  # on a machine that is beyond our reach

@@ -50,6 +50,7 @@ class Scenario:
         opener: The function of the guarded leg whose handles escape.
         opening: The text of the opening in it, which the guard has to name the line of.
         limits: The scenario's own exact signals, with the most that a healthy leg has of each.
+        usual: Its own latencies, in seconds, with the most that a healthy leg takes as a rule.
         variants: Legs beside the three.
     """
 
@@ -62,6 +63,7 @@ class Scenario:
     opener: Callable[..., Any]
     opening: str
     limits: Mapping[str, float] = field(default_factory=dict)
+    usual: Mapping[str, float] = field(default_factory=dict)
     variants: tuple[Variant, ...] = ()
 
     def run(self, leg: Leg) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from stress import cluster, terminal
@@ -24,6 +23,7 @@ from stress.judging import LegReport
 from stress.machine import cores
 from stress.record import Plan, Record
 from stress.report import write_report
+from stress.runfile import RunFileError
 from stress.runner import Observer, carry_out, prepare
 from stress.scenario import LEGS, all_scenarios
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
+
+    from rich.console import Console
 
 QUICK_SECONDS = 4.0
 _QUICK_JOBS = 2
@@ -125,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: If it cannot be begun; then nothing has been.
     """
-    console = Console(stderr=options.json)
+    console = terminal.Screen(stderr=options.json)
     with noticed() as flag, place_of(options.scheduler) as place:
         record = _prepared(options, place)
         try:
@@ -134,6 +136,9 @@ def run(options: argparse.Namespace) -> int:
                 carry_out(record, observer, place.executor, work=place.work, stop=place.stop)
         except KeyboardInterrupt:
             console.print("interrupted")
+        except OSError as error:
+            why = escape(f"cannot keep the record of the run, so it was ended: {error}")
+            console.print(why, soft_wrap=True)
         _show(console, record, options.json)
     return record.status.status.value
 
@@ -155,7 +160,7 @@ def _prepared(options: argparse.Namespace, place: Place) -> Record:
 def _show(console: Console, record: Record, as_json: bool) -> None:
     """Show the result, and draw the page."""
     if as_json:
-        print(json.dumps(record.as_json(series=False), indent=2))
+        terminal.say(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
     _draw(console, record)
@@ -165,5 +170,6 @@ def _draw(console: Console, record: Record) -> None:
     """Draw the page beside the record; that it cannot be written changes nothing about what the run found."""
     try:
         console.print(f"report: {escape(write_report(record.file))}", soft_wrap=True)
-    except OSError as error:
-        console.print(f"no report: {escape(error.strerror or str(error))}", soft_wrap=True)
+    except (OSError, RunFileError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        console.print(f"no report: {escape(why)}", soft_wrap=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import contextmanager
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -18,13 +21,34 @@ from stress.verdict import Judgement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from rich.console import Console
-
     from stress.jobs import LegJob
     from stress.record import Record
 
 _MIB = 1 << 20
 _COLORS = {Status.GREEN: "green", Status.RED: "bold red", Status.INCONCLUSIVE: "yellow"}
+
+
+class Screen(Console):
+    """A console whose reader may go away: what is found and recorded does not depend on who looks on."""
+
+    def on_broken_pipe(self) -> None:
+        """Let what is still shown go nowhere, instead of ending the program."""
+        _forsake(self.file)
+
+
+def say(text: str) -> None:
+    """Print to stdout, whose reader may have gone away."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _forsake(sys.stdout)
+
+
+def _forsake(stream: IO[str]) -> None:
+    """Point a stream at nothing; what it still holds is written there, also at the end of the program."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, stream.fileno())
+    os.close(nothing)
 
 
 class Watch:

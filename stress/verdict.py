@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from scipy.stats import theilslopes
@@ -140,3 +141,23 @@ def judge_exact(signal: str, measured: Measured, limit: float, *, floor: bool = 
     if most > limit:
         return Judgement(signal, Verdict.FAIL, f"{most:g} where {limit:g} is the most", most, most, most, limit)
     return Judgement(signal, Verdict.PASS, "never above its limit", most, most, most, limit)
+
+
+def judge_usual(signal: str, measured: Measured, limit: float) -> Judgement:
+    """Judge how long something takes as a rule, whatever a busy machine makes of it now and then.
+
+    Args:
+        signal: Its name.
+        measured: What was measured of it.
+        limit: The most that the median of the blocks' lowest samples may be; well above what a
+            healthy leg has, because it is a time.
+    """
+    unfit = _unfit(signal, measured)
+    if unfit is not None:
+        return unfit
+    usual = median(measured.floor)
+    if usual > limit:
+        return Judgement(
+            signal, Verdict.FAIL, f"{usual:g} as a rule where {limit:g} is the most", usual, usual, usual, limit
+        )
+    return Judgement(signal, Verdict.PASS, "within its limit as a rule", usual, usual, usual, limit)

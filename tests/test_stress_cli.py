@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -129,6 +130,28 @@ def test_the_module_can_be_run() -> None:
     )
     assert done.returncode == 0
     assert "quick" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["list"], 0),
+        (["run", "iterator-leak", "--seconds", "1", "--leg", "scoped"], 3),
+        (["run", "iterator-leak", "--seconds", "1", "--leg", "scoped", "--json"], 3),
+    ],
+)
+def test_a_reader_that_goes_away_changes_nothing(arguments: list[str], status: int, tmp_path) -> None:
+    """With nobody at the other end of the pipe the status is that of the run, and its page is drawn."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    place = ["--output", str(tmp_path)] if "run" in arguments else []
+    command = [sys.executable, "-m", "stress", *arguments, *place]
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False, timeout=120
+    )
+    os.close(writing)
+    assert (done.returncode, "Error" in done.stderr) == (status, False), done.stderr
+    assert len(list(tmp_path.glob("*/report.html"))) == len(place) / 2
 
 
 def test_two_runs_in_one_second_get_a_directory_each(tmp_path) -> None:

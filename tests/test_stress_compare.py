@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -86,11 +87,12 @@ def test_slower_scans_are_a_regression_on_the_same_machine_alone() -> None:
     assert compare_runs(SAME, run(leg("scoped", scan_seconds=trend(2e-3, 9e-4)))).status is Status.GREEN
 
 
-def test_the_raw_leg_may_leak_as_it_likes() -> None:
-    """Its figures are shown and not judged; that its leak is seen no longer is a regression."""
-    more = leg("raw", heap=trend(1e12), scan_seconds=trend(1.0))
-    assert compare_runs(SAME, run(more)).status is Status.GREEN
-    assert compare_runs(SAME, run(leg("raw", "red"))).status is Status.RED
+@pytest.mark.parametrize("name", ["raw", "scans", "points"])
+def test_a_leg_that_is_to_leak_or_to_hold_may_do_so_as_it_likes(name: str) -> None:
+    """Its figures are shown and not judged; that what it holds is seen no longer is a regression."""
+    more = leg(name, heap=trend(1e12), scan_seconds=trend(1.0))
+    assert compare_runs(run(leg(name)), run(more)).status is Status.GREEN
+    assert compare_runs(run(leg(name)), run(leg(name, "red"))).status is Status.RED
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,17 @@ def test_exit_statuses_are_as_documented(files, capsys, new: dict, status: int) 
     assert bool(found["regressions"]) is (status == 1)
 
 
-@pytest.mark.parametrize("bad", [{"format": 2, "results": [], "command": ""}, [], {**SAME, "results": [{}]}])
+FIGURES = [{}, None, "1", 10**400, math.nan, math.inf, -math.inf]
+DAMAGED = [
+    *(run(leg("raw", heap={**trend(1.0), "figure": figure})) for figure in FIGURES),
+    *(run(leg("scoped", scan_seconds={**trend(1.0), "low": figure})) for figure in FIGURES),
+    run(leg("raw", rss={name: value for name, value in trend(1.0).items() if name != "low"})),
+    run({**leg("raw"), "trends": []}),
+    run(leg("raw"), seconds="long"),
+]
+
+
+@pytest.mark.parametrize("bad", [{"format": 2, "results": [], "command": ""}, [], {**SAME, "results": [{}]}, *DAMAGED])
 @pytest.mark.parametrize("first", [True, False])
 def test_what_is_no_run_is_bad_usage(files, capsys, bad: object, first: bool) -> None:
     """A file of another version or kind exits with 2 and one line, whichever of the two it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from stress.interrupts import noticed
 from stress.runfile import load_run
 
 if TYPE_CHECKING:
@@ -80,10 +82,11 @@ def recorded(output: Path) -> dict:
     [
         ((signal.SIGINT,), False),
         ((signal.SIGTERM,), False),
+        ((signal.SIGHUP,), False),
         ((signal.SIGINT, signal.SIGINT, signal.SIGINT), False),
         ((signal.SIGINT,), True),
     ],
-    ids=["ctrl-c", "kill", "ctrl-c-thrice", "ctrl-c-in-the-background"],
+    ids=["ctrl-c", "kill", "hang-up", "ctrl-c-thrice", "ctrl-c-in-the-background"],
 )
 def test_an_interrupt_ends_the_legs_and_keeps_what_was_done(tmp_path: Path, signals, ignoring: bool) -> None:
     """The run exits with 3, its record is whole, and neither a process nor a database stays behind."""
@@ -105,6 +108,43 @@ def test_an_interrupt_ends_the_legs_and_keeps_what_was_done(tmp_path: Path, sign
         ("guarded", "interrupted"),
     ]
     assert all(leg["series"]["heap"] for leg in found["results"])
+    assert json.loads(out)["status"] == "inconclusive"
+    assert not any(process.is_running() for process in running)
+    assert [file.name for file in output.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["terminal-closed", "nohup"])
+def test_a_hang_up_is_noticed_unless_it_is_ignored(ignored: bool) -> None:
+    """A run that `nohup` has started goes on when its terminal is closed; afterwards all is as it was."""
+    own = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with noticed() as flag:
+            if ignored or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+                signal.raise_signal(signal.SIGHUP)
+            assert flag.is_set() is not ignored
+        assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, own)
+
+
+@pytest.mark.parametrize("seconds", [60.0, 2.0], ids=["ctrl-c", "a-leg-ends"])
+@pytest.mark.parametrize("gone", [False, True], ids=["unwritable", "directory-gone"])
+def test_a_record_that_cannot_be_saved_ends_the_run(tmp_path: Path, seconds: float, gone: bool) -> None:
+    """Ctrl-C still ends the legs, and so does the end of a leg: one line says why, and nothing can be concluded."""
+    output = tmp_path / "run"
+    run = start(output, seconds)
+    until(lambda: len(sampled(output)) == 2, "samples of two legs")
+    running = legs(run)
+    (directory,) = output.glob("results/*")
+    if gone:
+        shutil.rmtree(directory)
+    else:
+        (directory / "run.json.new").mkdir()
+    if seconds == 60.0:
+        run.send_signal(signal.SIGINT)
+    status, out, err = ended(run)
+    assert (status, "Traceback" in err) == (3, False), err
+    assert "cannot keep the record of the run, so it was ended: " in err
     assert json.loads(out)["status"] == "inconclusive"
     assert not any(process.is_running() for process in running)
     assert [file.name for file in output.iterdir()] == ["results"]

@@ -11,9 +11,11 @@ import psutil
 import pytest
 from rich.console import Console
 
+import saferocks
+from stress import guarded
 from stress.jobs import LegJob, LegOutcome
 from stress.judging import EXACT, EXACT_FLOOR, EXPECTED, Status, judge_leg, judge_run
-from stress.probe import Highest, heap_used
+from stress.probe import Highest, Probe, heap_used
 from stress.record import Plan, Record
 from stress.samples import LegData, latest_sample, read_leg
 from stress.scenario import LEGS, all_scenarios
@@ -41,7 +43,7 @@ def rising(step: float = MIB) -> list[float]:
     return [step * (number + 1) for number in range(len(TIMES))]
 
 
-LEAKING = {name: rising() for name in ("live_iterators", "open_handles", "pinned_memtables", "heap")}
+LEAKING = {name: rising() for name in SCENARIO.planted}
 
 
 def report(leg: str, found: LegData, outcome: LegOutcome = DONE):
@@ -106,6 +108,22 @@ def test_a_signal_of_the_scenario_is_judged_by_its_limit() -> None:
         found = judge_leg(TRANSFERS, scoped, DONE, data(**{**healthy, name: rising()}))
         assert (found.verdict, found.status) == (Verdict.FAIL, Status.RED)
         assert name in found.reason
+
+
+REUSE = all_scenarios()["db-reuse"]
+
+
+def test_a_latency_is_judged_by_what_it_is_as_a_rule() -> None:
+    """A scenario's own latency turns a leg red when it is usually too long, and not by what is slow for a while."""
+    (limit,) = REUSE.usual.values()
+
+    def status(*seconds: float) -> Status:
+        series = {"reopen_seconds": list(seconds), "refused_reopenings": [0.0] * len(TIMES)}
+        return judge_leg(REUSE, LegJob("db-reuse", "scoped", 5.0, 1, "file"), DONE, data(**series)).status
+
+    assert status(*[limit / 10] * len(TIMES)) is Status.GREEN
+    assert status(*[limit / 10] * (len(TIMES) - 20), *[9 * limit] * 20) is Status.GREEN
+    assert status(*[limit * 1.1] * len(TIMES)) is Status.RED
 
 
 def test_a_signal_that_was_not_sampled_is_inconclusive() -> None:
@@ -227,6 +245,23 @@ def test_the_heap_counts_large_blocks_and_reads_zero_under_another_allocator(mon
         assert heap_used() == heap
     monkeypatch.delattr(psutil, "heap_info", raising=False)
     assert heap_used() == 0
+
+
+class Ignorant:
+    """A database that knows none of the properties that it is asked for."""
+
+    def property_int_value(self, name: str, /) -> None:
+        del name
+
+
+def test_what_rocksdb_does_not_tell_is_missing_and_no_zero(tmp_path) -> None:
+    """A property that there is not, and a count without statistics, read as missing, which is never a pass."""
+    found = Probe(Ignorant(), lambda: 0, list, lambda rows: rows).read()
+    unknown = {name for name, value in found.items() if math.isnan(value)}
+    assert unknown == {"memtables", "live_versions", "snapshots", "sst_live", "sst_total", "pinned_memtables"}
+    with saferocks.open(str(tmp_path / "db"), options=saferocks.Options(raw_mode=True)) as db:
+        assert math.isnan(guarded.probe(db, b"").read()["live_iterators"])
+    assert report("scoped", data(live_versions=[math.nan] * len(TIMES))).status is Status.INCONCLUSIVE
 
 
 def test_the_highest_value_is_that_since_the_last_reading() -> None:

@@ -76,6 +76,9 @@ def reopenings_are_refused_in_the_raw_leg_alone(legs: Legs) -> None:
     assert (served[0], refused[1:]) == (1, (0, 0))
     assert refused[0] > 10
     assert min(served[1:]) >= 15
+    for report in legs.reports.values():
+        (seconds,) = (each for each in report.judgements if each.signal == "reopen_seconds")
+        assert 0 < seconds.figure < seconds.budget
 
 
 def nothing_stays_with_a_thread(legs: Legs) -> None:
@@ -181,7 +184,7 @@ def assert_recorded(record: Record) -> None:
     signals = [set(leg["series"]) for leg in found["results"]]
     assert all(names == signals[0] for names in signals)
     assert {"time", "heap", "rss", "uss", "sst_live", "sst_total", "scan_seconds", "oldest_age"} <= signals[0]
-    assert set(all_scenarios()[scenario].limits) <= signals[0]
+    assert {*all_scenarios()[scenario].limits, *all_scenarios()[scenario].usual} <= signals[0]
     for leg in found["results"]:
         assert len({len(values) for values in leg["series"].values()}) == 1
         assert (leg["table"] is not None) is (scenario == "batch-memory")
@@ -340,8 +343,38 @@ MUTATIONS = {
         "iterator-leak",
         Mutation("raw", "probe.py", "return inspection.heap_used() or 0", "return 0", 3, f"{NOT_SEEN} heap"),
     ),
+    "closing-waits": (
+        "db-reuse",
+        Mutation(
+            "scoped",
+            "guarded.py",
+            "        yield db\n",
+            "        yield db\n    __import__('time').sleep(0.6)\n",
+            1,
+            "reopen_seconds: 0.",
+        ),
+    ),
+    "property-unknown": (
+        "iterator-leak",
+        Mutation("raw", "probe.py", "rocksdb.num-live-versions", "rocksdb.nonsense", 3, f"{NOT_SEEN} live_versions"),
+    ),
+    "property-unknown-in-the-right-code": (
+        "iterator-leak",
+        Mutation("scoped", "probe.py", "rocksdb.num-live-versions", "rocksdb.nonsense", 3, "some samples are missing"),
+    ),
 }
 SLOW_MUTATIONS = {
+    "opening-waits": (
+        "db-reuse",
+        Mutation(
+            "guarded",
+            "guarded.py",
+            "    with saferocks.open",
+            "    __import__('time').sleep(0.6)\n    with saferocks.open",
+            1,
+            "reopen_seconds: 0.",
+        ),
+    ),
     "deadlines-outlive-their-handles": (
         "ttl-overwrite",
         Mutation(

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stress.compare.rules import Comparison, Line, compare_runs
+from stress.compare.rules import Comparison, Line, compare_runs, is_judged
 from stress.errors import UsageError
 from stress.judging import Status
-from stress.runfile import load_run
-from stress.trends import LATENCY
+from stress.runfile import RunFileError, load_run
+from stress.terminal import Screen, say
+from stress.trends import LATENCY, Trend
 
 if TYPE_CHECKING:
     import argparse
 
+    from rich.console import Console
+
 _MIB = 1 << 20
+#: The largest figure that is taken for one.
+_LARGEST = 1e100
 _COLORS = {Status.GREEN: "green", Status.RED: "bold red", Status.INCONCLUSIVE: "yellow"}
 _SAID = {
     Status.GREEN: "nothing has become worse",
@@ -42,17 +47,31 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: If one of the files is not the record of a run.
     """
-    old, new = load_run(options.old), load_run(options.new)
+    old, new = _loaded(options.old), _loaded(options.new)
     try:
         found = compare_runs(old, new)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         text = f"{options.old!r} or {options.new!r} lacks fields of a run ({error!r}); give them as runs have left them"
         raise UsageError(text) from None
     if options.json:
-        print(json.dumps(_as_json(found), indent=2))
+        say(json.dumps(_as_json(found), indent=2))
     else:
-        _show(Console(), found)
+        _show(Screen(), found)
     return found.status.value
+
+
+def _loaded(path: str) -> dict[str, Any]:
+    """Load a run, and refuse one with figures that are none: they would compare as neither more nor less."""
+    run = load_run(path)
+    try:
+        found = msgspec.convert([leg["trends"] for leg in run["results"]], list[dict[str, Trend]])
+        figures = [figure for trends in found for trend in trends.values() for figure in vars(trend).values()]
+        damaged = None if all(abs(figure) <= _LARGEST for figure in figures) else "a figure is no finite number"
+    except (msgspec.ValidationError, LookupError, TypeError, OverflowError) as error:
+        damaged = f"{type(error).__name__}: {error}"
+    if damaged is not None:
+        raise RunFileError(f"{path!r} has damaged trends ({damaged}); give the run.json as a run has left it")
+    return run
 
 
 def _as_json(found: Comparison) -> dict[str, object]:
@@ -84,7 +103,7 @@ def _table(found: Comparison) -> Table:
     for line in found.lines:
         leg = f"{line.scenario} {line.leg}"
         if leg != shown:
-            table.add_row(f"[bold]{leg}[/]" + (" (not judged)" if line.leg == "raw" else ""))
+            table.add_row(f"[bold]{leg}[/]" + ("" if is_judged(line.leg) else " (not judged)"))
             shown = leg
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
         cells = (f"  {line.signal}", _figure(line, line.old), _figure(line, line.new), ratio)

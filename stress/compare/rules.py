@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stress.judging import HEAP_BUDGET, Status
+from stress.judging import EXPECTED, HEAP_BUDGET, Status
 from stress.trends import GROWING, LATENCY
+from stress.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,12 +106,17 @@ def _lines(leg: tuple[str, str], old: dict[str, Any], new: dict[str, Any], same_
 
 
 def _regression(leg: str, signal: str, old: dict[str, float], new: dict[str, float], same_machine: bool) -> str:
-    """Say why a signal has regressed, or return nothing. The raw leg is to leak, so it is only shown."""
-    if leg == "raw":
+    """Say why a signal has regressed, or return nothing."""
+    if not is_judged(leg):
         return ""
     if signal == LATENCY:
         return slower(old, new) if same_machine else ""
     return grows_more(old, new, MORE_GROWTH[signal])
+
+
+def is_judged(leg: str) -> bool:
+    """Tell whether the figures of a leg are judged; those of one that is to leak, or to hold, are only shown."""
+    return EXPECTED.get(leg) is not Verdict.FAIL
 
 
 def grows_more(old: dict[str, float], new: dict[str, float], most: float) -> str:

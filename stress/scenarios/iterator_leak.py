@@ -79,7 +79,7 @@ SCENARIO = Scenario(
     raw=raw,
     guarded=guarded,
     scoped=scoped,
-    planted=("live_iterators", "open_handles", "pinned_memtables", "heap"),
+    planted=("live_iterators", "open_handles", "pinned_memtables", "live_versions", "heap"),
     opener=LookUp.__init__,
     opening="db.iter()",
 )
