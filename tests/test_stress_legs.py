@@ -386,6 +386,17 @@ SLOW_MUTATIONS = {
             "pending_deadlines",
         ),
     ),
+    "renewal-does-nothing": (
+        "ttl-overwrite",
+        Mutation(
+            "scoped",
+            "../saferocks/_leases.py",
+            "if not _begin_again(record, lease):",
+            "if lease.term is None:",
+            1,
+            "wrong_expiries",
+        ),
+    ),
     "held-snapshot-removed": (
         "snapshot-age",
         Mutation("raw", SNAPSHOTS, "database.keep(database.db.snapshot())", "database.db.snapshot()", 1, NOT_SEEN),

@@ -34,6 +34,9 @@ _REFUSED = (0, -1.0)
 #: For what part of the leg a holder may hold without renewing: many rounds, so that deadlines of earlier holders,
 #: had they stayed, would come while later ones hold.
 _TTL = 0.5
+#: Seconds that a holder who renews outlives, every so many rounds.
+_SHORT_TTL = 0.2
+_OUTLIVE_EVERY = 20
 
 
 class Term:
@@ -183,14 +186,27 @@ def scoped(leg: Leg) -> None:
     with open_guarded(leg.path) as db:
         workload = Workload(db, leg.random)
         workload.fill()
-        for _ in leg.rounds(probe(db, QUEUE, deadlines.signals), _ENOUGH):
+        for number in leg.rounds(probe(db, QUEUE, deadlines.signals), _ENOUGH):
             deadlines.try_refused(db)
+            if number % _OUTLIVE_EVERY == 0:
+                _outlive(deadlines, db, workload)
             with deadlines.held(ttl) as term, db.snapshot(expire_after=ttl) as holder:
                 for _ in range(_SETS):
                     term.renew(holder)
                     deadlines.look()
                     workload.step()
                     holder.get(_ROW)
+
+
+def _outlive(deadlines: Deadlines, db: saferocks.Rdict, workload: Workload) -> None:
+    """Hold for twice as long as the lease lasts, by renewing it."""
+    with deadlines.held(_SHORT_TTL) as term, db.snapshot(expire_after=_SHORT_TTL) as holder:
+        over = term.began + 2 * _SHORT_TTL
+        while time.monotonic() < over:
+            term.renew(holder)
+            deadlines.look()
+            workload.step()
+            holder.get(_ROW)
 
 
 SCENARIO = Scenario(
