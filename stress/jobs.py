@@ -95,18 +95,21 @@ def allow_legs(group: str = "") -> None:
     _stopped.discard(group)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], how: signal.Signals = signal.SIGKILL) -> None:
     """Kill a leg with all that it has started; it has nothing to lose but its own temporary files."""
     if process.returncode is None:  # otherwise the number may be another's by now
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, how)
 
 
 def run_leg(job: LegJob, group: str = "") -> LegOutcome:
     """Run a leg in a process of its own, on a database of its own, and stream its samples to the job's file."""
     if group in _stopped:
         return LegOutcome(0, "", interrupted=True, begun=False)
-    with tempfile.TemporaryDirectory(prefix="stress-") as directory, tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryDirectory(prefix="stress-") as directory,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as errors,
+    ):
         with _started(job, directory, errors, group) as process:
             _stream(process, job.file)
         errors.seek(0)
@@ -154,13 +157,15 @@ def _started(job: LegJob, directory: str, errors: IO[str], group: str) -> Iterat
         (*command, str(job.seed)),
         stdout=subprocess.PIPE,
         stderr=errors,
-        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",  # RocksDB writes keys and paths as they are
         env=_environment(),
         cwd=directory,  # what lies about in our own is not to be imported
         start_new_session=True,  # Ctrl-C in the terminal is for us; we end the leg
     )
     _running[process] = group
-    watchdog = threading.Timer(2 * job.seconds + _GRACE_SECONDS, _end, (process,))
+    limit = 2 * job.seconds + _GRACE_SECONDS
+    watchdog = threading.Timer(limit, _end, (process, signal.SIGABRT))  # which makes it write where it hangs
     watchdog.start()
     try:
         if group in _stopped:  # meanwhile
@@ -171,6 +176,8 @@ def _started(job: LegJob, directory: str, errors: IO[str], group: str) -> Iterat
             except BaseException:
                 _end(process)  # nobody listens to it any longer
                 raise
+        if watchdog.finished.is_set():
+            errors.write(f"\nit hung, and was ended after {limit:g} s\n")
     finally:
         watchdog.cancel()
         del _running[process]
@@ -191,6 +198,8 @@ def _stream(process: subprocess.Popen[str], file: str) -> None:
             try:
                 content = json.loads(line)
             except ValueError:  # cut off in the middle, by whatever ended the leg
+                continue
+            if not isinstance(content, dict):  # something else has written to stdout
                 continue
             if "sample" in content:
                 content["sample"] |= _outside(seen)

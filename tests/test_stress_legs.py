@@ -488,3 +488,32 @@ def test_a_checkout_may_be_reached_through_a_symbolic_link(tmp_path: Path) -> No
     (result,) = json.loads(done.stdout)["results"]
     assert result["status"] == "green", result["reason"]
     assert result["named"][0].startswith(str(link))
+
+
+ENDINGS = {
+    "hangs": (
+        "import faulthandler; faulthandler.enable(); print(5, flush=True); threading.Event().wait()",
+        -6,
+        ("it hung, and was ended after 0.6 s", "Fatal Python error: Aborted", "threading.py"),
+    ),
+    "panics": (
+        "sys.stderr.buffer.write(b'panic \\xff in RocksDB'); sys.stderr.flush(); os.abort()",
+        -6,
+        ("panic \\xff in RocksDB",),
+    ),
+    "prints": ("print('[1]'); print('no JSON'); sys.stdout.flush(); os._exit(3)", 3, ()),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_how_a_leg_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """A leg that hangs, that writes bytes that are no text, or that prints: status and last words are its own."""
+    program, status, words = ENDINGS[ending]
+    leg = tmp_path / "leg"
+    leg.write_text(f"#!{sys.executable}\nimport os, sys, threading\n{program}\n")
+    leg.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(leg))
+    monkeypatch.setattr(jobs, "_GRACE_SECONDS", 0.5 if ending == "hangs" else 60)
+    outcome = run_leg(LegJob("iterator-leak", "raw", 0.05, 1, str(tmp_path / "samples.jsonl")))
+    assert outcome.status == status
+    assert all(word in outcome.errors for word in words), outcome.errors

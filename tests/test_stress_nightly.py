@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -83,6 +84,24 @@ def test_the_first_night_passes_with_a_word(steps, tmp_path: Path) -> None:
     script = step(steps, "stress compare")["run"]
     done = subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, cwd=tmp_path, timeout=30)
     assert (done.returncode, done.stdout) == (0, "Nothing to compare with.\n")
+
+
+@pytest.mark.parametrize(
+    ("downloads", "said"), [("mkdir last", ""), ("exit 1", "The record of the last good night is gone")]
+)
+def test_a_night_whose_forerunner_is_gone_goes_on(steps, tmp_path: Path, downloads: str, said: str) -> None:
+    """A record that is kept no longer is no failure: otherwise no later night could ever be a good one."""
+    gh = tmp_path / "gh"
+    gh.write_text(f'#!/bin/sh\n[ "$2" = list ] && echo 7 && exit\n{downloads}\n')
+    gh.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_REF_NAME": "main"}
+    script = step(steps, "gh run download")["run"]
+    done = subprocess.run(
+        ["bash", "-e"], input=script, text=True, capture_output=True, cwd=tmp_path, env=environment, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said)
+    assert (tmp_path / "last").exists() == (not said)
 
 
 @pytest.mark.parametrize(("hours", "jobs"), [("4", 1), ("0.5", 2), ("1", 5), ("2", 1000)])
