@@ -103,9 +103,10 @@ def watching(console: Console, jobs: Iterable[LegJob]) -> Iterator[Watch]:
 def verdict_table(reports: Iterable[LegReport]) -> Table:
     """Return the table of verdicts; what is at the right of the heap is shown and not judged."""
     title = f"verdicts (the heap may grow by {HEAP_BUDGET / _MIB:g} MiB)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for name in ("scenario", "leg", "verdict"):
-        table.add_column(name, no_wrap=name != "verdict")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, collapse_padding=True)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("leg", no_wrap=True)
+    table.add_column("verdict", min_width=max(len(verdict.name) for verdict in Verdict))
     for name in (
         "held",
         "pinned\nMiB",
@@ -122,7 +123,7 @@ def verdict_table(reports: Iterable[LegReport]) -> Table:
 
 def _verdict(report: LegReport) -> str:
     must = EXPECTED[report.job.leg]
-    said = report.verdict.name if report.verdict is must else f"{report.verdict.name}, must be {must.name}"
+    said = report.verdict.name if report.verdict is must else f"{report.verdict.name}\nmust be {must.name}"
     return f"[{_COLORS[report.status]}]{said}[/]"
 
 
@@ -146,7 +147,7 @@ def _late(report: LegReport, signal: str) -> float:
 
 def _growth(heap: Judgement) -> str:
     unknown = heap.low == heap.high == 0 and heap.verdict is Verdict.INCONCLUSIVE
-    return "not known" if unknown else f"{heap.figure / _MIB:.1f}"
+    return "?" if unknown else f"{heap.figure / _MIB:.1f}"
 
 
 def _leg_table(title: str, content: dict[str, Any]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import psutil
@@ -19,7 +20,7 @@ from stress.probe import Highest, Probe, heap_used
 from stress.record import Plan, Record
 from stress.samples import LegData, latest_sample, read_leg
 from stress.scenario import LEGS, all_scenarios
-from stress.terminal import show_result
+from stress.terminal import show_result, verdict_table
 from stress.verdict import Verdict
 
 MIB = 1 << 20
@@ -280,3 +281,15 @@ def test_samples_that_are_still_being_written_are_left_out(tmp_path) -> None:
     file.write_text('{"sample": {"time": 1.0}}\n{"leak": {"source": "event"}}\n{"sample": {"ti')
     assert latest_sample(str(file)) == {"time": 1.0}
     assert read_leg(str(file)) == LegData({"time": [1.0]}, ({"source": "event", "reports": 1},))
+
+
+def test_the_table_fits_a_terminal() -> None:
+    """In 80 columns every word of it is there in full, the longest too, and however large the figures are."""
+    large = data(**{name: [9_000 * MIB] * len(TIMES) for name in ("rss", "sst_total", "pinned_memtables")})
+    long = LegJob("reserved-session", "guarded", 60.0, 7, "nowhere")
+    reports = [report("scoped", LegData({}, ())), replace(report("guarded", large), job=long)]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(verdict_table(reports))
+    shown = console.file.getvalue()
+    assert all(text in shown for text in ("INCONCLUSIVE", "reserved-session", "guarded", "9000.0"))
+    assert "…" not in shown
