@@ -316,15 +316,17 @@ REENTRY = """
                 self.batch.__exit__(None, None, None)
             with contextlib.suppress(saferocks.HandleExpiredError):
                 saferocks.WriteBatch(raw_mode=True, expire_after=random.choice([1e-5, 60])).__enter__()
+            finalized.append(None)
 
+    finalized = []
     gc.set_threshold(3, 2, 2)
     for _ in range(3000):
         Ring()
-    gc.collect()
-    gc.collect()
+    until = time.monotonic() + 30
+    while len(finalized) < 3000 and time.monotonic() < until:  # some run in the watcher's thread
+        gc.collect()
     steady.__exit__(None, None, None)
     gc.collect()
-    until = time.monotonic() + 30
     while pending_deadlines() and time.monotonic() < until:
         time.sleep(0)
     assert pending_deadlines() == 0 and not unraised, unraised[:3]
