@@ -267,7 +267,10 @@ def test_workers_without_the_project_are_bad_usage(start, tmp_path: Path) -> Non
     """Workers that cannot import the harness are refused, and it is said where to start them."""
     cluster = start(0)
     flags = (cluster.address, "--no-nanny", "--nthreads", "1")
-    cluster.workers.append(cluster._dask("worker", None, *flags, log="bare"))
+    bare = tmp_path / "bare"  # in the way of an installed project, which this machine has
+    (bare / "stress").mkdir(parents=True)
+    (bare / "stress" / "__init__.py").write_text("raise ModuleNotFoundError('no module named stress', name='stress')")
+    cluster.workers.append(cluster._dask("worker", bare, *flags, log="bare"))
     until(lambda: "Register worker" in cluster.log("scheduler"), "the worker")
     assert "start them at the top of this same project" in refused(cluster.address, tmp_path=tmp_path)
 
