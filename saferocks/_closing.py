@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry
 from saferocks._cursor import PinnedCursor
-from saferocks._handle import release, wait_until_gone, wait_until_unused
+from saferocks._handle import release, wait_until_unused
 from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
@@ -135,11 +135,27 @@ def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
         if child.reason is None and child.is_missed():
             _guard.tally(child, _guard.OUTLIVED)
         if not release(child, Reason.DATABASE_CLOSED):
-            wait_until_gone(child, deadline)
+            _wait_until_gone(child, deadline)
         wait_until_unused(natives, deadline)
     except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
         natives.clear()  # the error's traceback keeps this frame
         failures.append(error)
+
+
+def _wait_until_gone(record: HandleRecord, deadline: float) -> None:
+    """Wait for a release that another thread, or a finalizer, has begun.
+
+    Args:
+        record: What is being released.
+        deadline: Until when to wait, of `time.monotonic`.
+
+    Raises:
+        BusyError: If it has not ended by then.
+    """
+    while record.id in record.owner.children:
+        if time.monotonic() >= deadline:
+            raise BusyError(f"Resource busy: the release of a {record.kind} does not end", code=11)
+        time.sleep(0)
 
 
 def orphaned(record: FamilyRecord) -> None:

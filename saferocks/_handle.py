@@ -19,7 +19,6 @@ from saferocks import _engine, _guard, _leases, _registry, _watch, events
 from saferocks._leases import pending as leases
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
-    BusyError,
     ForkedHandleError,
     HandleClosedError,
     HandleError,
@@ -307,22 +306,6 @@ def release(record: HandleRecord, reason: Reason) -> bool:
         record.keeper = None
         record.owner.children.pop(record.id, None)
     return True
-
-
-def wait_until_gone(record: HandleRecord, deadline: float) -> None:
-    """Wait for a release that another thread, or a finalizer, has begun.
-
-    Args:
-        record: What is being released.
-        deadline: Until when to wait, of `time.monotonic`.
-
-    Raises:
-        BusyError: If it has not ended by then.
-    """
-    while record.id in record.owner.children:
-        if time.monotonic() >= deadline:
-            raise BusyError(f"Resource busy: the release of a {record.kind} does not end", code=11)
-        time.sleep(0)
 
 
 def wait_until_unused(natives: list[Any], deadline: float) -> None:
