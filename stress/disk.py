@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from stress.errors import UsageError
-from stress.running import sampling_interval
+from stress.running import planned_samples
 from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ LEG_BYTES = 1 << 30
 #: (the new file is written beside the old one) and to the page.
 _SAMPLE_BYTES = 600
 _RECORD_BYTES = 1 << 20
-_MAX_ENOUGH = 1.5  # legs that a busy machine holds up run on, and so sample on
 
 
 def output_bytes(plan: Plan) -> int:
     """Return how many bytes a run's directory may take."""
-    samples = plan.seconds / sampling_interval(plan.seconds) * _MAX_ENOUGH
+    samples = planned_samples(plan.seconds)
     legs = sum(len(all_scenarios()[name].legs(plan.legs)) for name in plan.scenarios)
     return int(legs * (samples * _SAMPLE_BYTES + _RECORD_BYTES))
 
