@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stress import arguments, bench, compare, report, session, terminal
 from stress.errors import UsageError
 from stress.judging import Status
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,11 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong and what would be right."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        terminal.say(f"{self.prog}: {message}", sys.stderr)
         raise SystemExit(BAD_USAGE)
+
+    def print_help(self, file: Any = None) -> None:
+        terminal.say(self.format_help().rstrip("\n"), file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +82,7 @@ def _add_run_options(parser: argparse.ArgumentParser, jobs: str) -> None:
 
 def _list() -> int:
     for scenario in all_scenarios().values():
-        terminal.say(f"{scenario.name:16} {', '.join(LEGS)}: {scenario.summary}")
+        terminal.say(f"{scenario.name:16} {', '.join(scenario.leg_names)}: {scenario.summary}")
     return Status.GREEN.value
 
 

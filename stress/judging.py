@@ -105,6 +105,8 @@ def leg_verdict(judgements: Iterable[Judgement]) -> Verdict:
 
 def _process_status(outcome: LegOutcome) -> tuple[Status, str] | None:
     """Judge how the process ended, or return None if it ended well."""
+    if outcome.failure:
+        return Status.RED, f"the harness failed to run it: {outcome.failure}"
     if outcome.interrupted:
         return Status.INCONCLUSIVE, "interrupted"
     if outcome.status == 0:

@@ -25,12 +25,12 @@ from stress.record import Plan, Record
 from stress.report import write_report
 from stress.runfile import RunFileError
 from stress.runner import Observer, carry_out, prepare
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import LEGS, all_legs, all_scenarios
 
 if TYPE_CHECKING:
     import argparse
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
     from rich.console import Console
@@ -68,7 +68,7 @@ def place_of(scheduler: str | None) -> Iterator[Place]:
         return
     with cluster.connected(scheduler) as found:
         for line in found.strangers():
-            print(f"python -m stress: {line}; its figures may differ", file=sys.stderr)
+            terminal.say(f"python -m stress: {line}; its figures may differ", sys.stderr)
         yield Place(found.slots, found.executor, found.work, found.stop, found.workers)
 
 
@@ -81,10 +81,22 @@ def plan_of(options: argparse.Namespace, slots: int | None) -> Plan:
     """
     seed = random.randrange(_MAX_SEED) if options.seed is None else options.seed
     scenarios = all_scenarios() if options.command != "run" else dict.fromkeys(options.scenario)
-    chosen = LEGS if getattr(options, "leg", None) is None else tuple(leg for leg in LEGS if leg in options.leg)
+    chosen = LEGS if getattr(options, "leg", None) is None else tuple(leg for leg in all_legs() if leg in options.leg)
+    _check_legs(scenarios, chosen)
     legs = sum(len(all_scenarios()[name].legs(chosen)) for name in scenarios)
     jobs = min(legs, slots or options.jobs or (min(_QUICK_JOBS, cores()) if options.command == "quick" else 1))
     return Plan(tuple(scenarios), chosen, _seconds(options, legs, jobs), seed, jobs, options.scheduler)
+
+
+def _check_legs(names: Iterable[str], chosen: tuple[str, ...]) -> None:
+    """Refuse a leg that none of the scenarios has, and a scenario that has none of the legs."""
+    legs = {name: all_scenarios()[name].leg_names for name in names}
+    nowhere = [leg for leg in chosen if not any(leg in found for found in legs.values())]
+    without = [name for name, found in legs.items() if nowhere or not any(leg in found for leg in chosen)]
+    if without:
+        name = without[0]
+        missed = " or ".join(map(repr, nowhere or chosen))
+        raise UsageError(f"{name} has no leg {missed}; it has {', '.join(legs[name])}")
 
 
 def _seconds(options: argparse.Namespace, legs: int, jobs: int) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from stress.jobs import LegJob, LegOutcome
 from stress.judging import EXACT, EXACT_FLOOR, EXPECTED, Status, judge_leg, judge_run
 from stress.probe import Highest, Probe, heap_used
 from stress.record import Plan, Record
+from stress.runner import carry_out, prepare
 from stress.samples import LegData, latest_sample, read_leg
 from stress.scenario import LEGS, all_scenarios
 from stress.terminal import show_result, verdict_table
@@ -162,6 +165,21 @@ def test_a_leg_whose_process_died_is_red() -> None:
     found = report("scoped", data(), LegOutcome(-11, "first\nSegmentation fault\n"))
     assert (found.verdict, found.status) == (Verdict.INCONCLUSIVE, Status.RED)
     assert "-11: Segmentation fault" in found.reason
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "no space left"), CancelledError(), RuntimeError()])
+def test_what_failed_in_the_harness_is_not_told_of_the_leg(tmp_path: Path, failure: BaseException) -> None:
+    """A leg that could not be run or recorded is red, and what failed is said, not that its process had ended."""
+
+    def fail(job: LegJob) -> LegOutcome:
+        raise failure
+
+    record = prepare(Plan(("iterator-leak",), ("scoped",), 0.1, 1), str(tmp_path), datetime.now(timezone.utc))
+    carry_out(record, work=fail)
+    (found,) = record.reports
+    assert found.status is Status.RED
+    said = str(failure) or "the executor has given it up"
+    assert found.reason == f"the harness failed to run it: {type(failure).__name__}: {said}"
 
 
 def test_an_interrupted_leg_is_inconclusive() -> None:

@@ -243,10 +243,13 @@ def test_a_leg_s_table_is_shown() -> None:
 
 
 def test_legs_that_did_not_run_are_in_the_table() -> None:
-    """A planned leg without a result has a row that says so."""
+    """A planned leg without a result, be it a variant, has a row that says so."""
     content = record(leg("snapshot-age", "raw"), status="inconclusive", interrupted=True, reason="interrupted")
     words = Reader(page(as_run(content))).words
-    assert words.count("not run") == 2
+    assert words.count("not run") == 4
+    assert all(f"{name} not run" in words for name in ("guarded", "scoped", "scans", "points"))
+    chosen = record(leg("snapshot-age", "raw"), legs=["raw", "scans"], interrupted=True)
+    assert Reader(page(as_run(chosen))).words.count("not run") == 1
     assert "The run was interrupted" in words
 
 
