@@ -15,8 +15,6 @@ from enum import Enum
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import theilslopes
-
 from stress.reduction import MIN_BLOCKS
 
 if TYPE_CHECKING:
@@ -73,6 +71,8 @@ class Slope:
 
 def slope(measured: Measured) -> Slope:
     """Return the slope of a signal's floor, which must have two points at different times."""
+    from scipy.stats import theilslopes  # starts threads, which a process that forks the rounds of faults has none of
+
     fit: Any = theilslopes(measured.floor, measured.floor_times, alpha=_CONFIDENCE)
     return Slope(float(fit.slope), float(fit.low_slope), float(fit.high_slope))
 
