@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from stress.faults.fault import Fault
 
 #: Each name with the module that has its `FAULT`, which is imported when it is asked for.
-_MODULES: dict[str, str] = {}
+_MODULES = {
+    "crash": "stress.faults.crash",
+}
 
 
 def names() -> tuple[str, ...]:
