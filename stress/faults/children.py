@@ -66,7 +66,6 @@ class Child(Generic[ResultT]):
             CrashedError: If it had died before.
         """
         os.kill(self.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         if found is not None and found.si_status == signal.SIGKILL:
             os.close(self._channel)

@@ -22,14 +22,15 @@ from stress.faults.crash_writer import Settings, write
 from stress.faults.fault import Fault, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stress.faults.crash_check import State
     from stress.faults.crash_stream import Step
     from stress.faults.fault import Round
 
 _KILLS = (2, 4)
-#: The most seconds between a writer's first acknowledged write and its death.
+#: How many acknowledged writes a writer is given at least, and the most seconds from then until its death.
+_AT_LEAST = (1, 1, 100, 1000)
 _LONGEST = 0.15
 _AT_ONCE = 0.1
 _READ_ONLY = 0.3
@@ -46,6 +47,20 @@ _AMID = {
     Kind.COMPACT: "kills in a compact call",
     Kind.REOPEN: "kills in a close or an open",
 }
+_COUNTED = (
+    "kills",
+    *dict.fromkeys(_AMID.values()),
+    "kills with files left over",
+    "reopened read-only",
+    "acknowledged writes",
+    "acknowledged batches",
+    "acknowledged bulk writers",
+    "synced",
+    "pending at the kill",
+    "pending, recovered",
+    "column families",
+    "rows compared",
+)
 
 
 @dataclass
@@ -57,11 +72,11 @@ class _Killings:
     random: Random
     state: State = field(default_factory=lambda: {"default": {}})
     number: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a count."""
-        self.counts[name] = self.counts.get(name, 0) + number
+        self.counts[name] += number
 
     def kill_one(self, read_only: bool) -> tuple[str, ...]:
         """Let a writer write, kill it, and return what is wrong with what is left."""
@@ -72,7 +87,8 @@ class _Killings:
         def steps() -> Iterator[Step]:
             return Stream(Random(seed), families, number).steps()
 
-        _write_until_killed(lambda: write(self.path, self.settings, steps(), oracle), oracle, self._delay())
+        writer = Child("the writer", lambda: write(self.path, self.settings, steps(), oracle))
+        _kill(writer, oracle, self.random.choice(_AT_LEAST), self._delay())
         self.number += oracle.issued
         reckoned = reckon(self.state, steps(), oracle.committed, oracle.issued)
         before = _table_files(self.path)
@@ -82,12 +98,13 @@ class _Killings:
         )
         self._count(oracle, reckoned, found)
         self.count("kills with files left over", bool(before - _table_files(self.path)))
+        self.count("reopened read-only", read_only)
         if reckoned.pending is not None:
             apply(self.state, reckoned.pending, found.recovered)
         return found.wrong
 
     def _delay(self) -> float:
-        """Return how long the next writer lives after its first acknowledged write."""
+        """Return how long the next writer lives after its first writes."""
         longest = _LONGEST / 50 if self.random.random() < _AT_ONCE else _LONGEST
         return self.random.uniform(0, longest)
 
@@ -103,13 +120,13 @@ class _Killings:
         if pending is not None:
             whole = found.recovered and not pending.rows
             self.count("pending, recovered", 1 if whole else sum(map(len, pending.units()[: found.recovered])))
+        self.count("column families", len(reckoned.state))
         self.count("rows compared", found.rows)
 
 
-def _write_until_killed(work: Callable[[], None], oracle: Oracle, seconds: float) -> None:
-    """Fork a writer, and kill it so many seconds after its first acknowledged write."""
-    writer = Child("the writer", work)
-    while not oracle.committed and not writer.has_ended():
+def _kill(writer: Child[None], oracle: Oracle, writes: int, seconds: float) -> None:
+    """Kill a writer so many seconds after so many of its writes were acknowledged."""
+    while oracle.committed < writes and not writer.has_ended():
         time.sleep(_LOOK_SECONDS)
     time.sleep(seconds)
     writer.kill()

@@ -23,7 +23,7 @@ _MOST_PADDING = 160
 _BATCH_ROWS = (2, 12)
 _BULK_ROWS = (20, 300)
 _BULK_BYTES = (500, 8000)
-_SYNCED = 0.01
+_SYNCED = 0.005
 _UNSETTLED = 0.3
 
 
@@ -41,13 +41,14 @@ class Kind(Enum):
     REOPEN = 9
 
 
+#: What takes long, as it waits for the disk, is rare: otherwise most kills would find the writer there.
 _WEIGHTS = {
-    Kind.PUT: 600,
-    Kind.DELETE: 150,
-    Kind.BATCH: 120,
-    Kind.BULK: 20,
-    Kind.CREATE: 6,
-    Kind.FLUSH: 8,
+    Kind.PUT: 1200,
+    Kind.DELETE: 300,
+    Kind.BATCH: 240,
+    Kind.BULK: 40,
+    Kind.CREATE: 3,
+    Kind.FLUSH: 5,
     Kind.COMPACT: 2,
     Kind.REOPEN: 1,
 }
