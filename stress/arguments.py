@@ -42,8 +42,22 @@ def seed(text: str) -> int:
 
 def jobs(text: str) -> int:
     """Return a whole number, 1 or more."""
+    return _count(text, "legs at once")
+
+
+def rounds(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    return _count(text, "rounds")
+
+
+def rounds_at_once(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    return _count(text, "rounds at once")
+
+
+def _count(text: str, what: str) -> int:
     if not text.isdecimal() or not text.isascii() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of legs at once; give a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}; give a whole number, 1 or more")
     return int(text)
 
 

@@ -46,7 +46,19 @@ def check_room(plan: Plan, output: str, temporary: str | None) -> None:
     needs = [(output, "--output", output_bytes(plan))]
     if temporary is not None:
         needs.append((temporary, "TMPDIR", plan.jobs * LEG_BYTES))
-    needs.sort(key=lambda each: -each[2])  # where they share a disk, what takes most of it is named
+    check_places(needs)
+
+
+def check_places(needs: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse a run where there is too little room.
+
+    Args:
+        needs: Each place, which need not exist yet, what points at it, and the bytes that the run may take there.
+
+    Raises:
+        UsageError: If one of the places has less free than the run may take.
+    """
+    needs = sorted(needs, key=lambda each: -each[2])  # where they share a disk, what takes most of it is named
     for (place, remedy, _), need in zip(needs, _with_neighbours(needs), strict=True):
         free = shutil.disk_usage(_existing(place)).free
         if free < need:

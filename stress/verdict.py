@@ -15,8 +15,6 @@ from enum import Enum
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import theilslopes
-
 from stress.reduction import MIN_BLOCKS
 
 if TYPE_CHECKING:
@@ -77,6 +75,8 @@ class Rise:
 
 def rise(measured: Measured) -> Rise:
     """Return how much a signal's floor rises from the first sample to the last; it must have two points."""
+    from scipy.stats import theilslopes  # starts threads, which a process that forks the rounds of faults has none of
+
     fit: Any = theilslopes(measured.floor, measured.floor_at, alpha=_CONFIDENCE)
     steps = measured.count - 1
     return Rise(float(fit.slope) * steps, float(fit.low_slope) * steps, float(fit.high_slope) * steps)

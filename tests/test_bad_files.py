@@ -170,6 +170,21 @@ def test_an_older_options_file_hides_no_family(folder: Path) -> None:
         assert db.get_column_family("users")[b"u"] == b"v"
 
 
+def test_an_older_options_file_brings_no_family_back(folder: Path) -> None:
+    """A program that is killed between a drop and its new OPTIONS file leaves a database that opens without it."""
+    older = newest(folder, "OPTIONS-*").read_bytes()
+    assert b'[CFOptions "users"]' in older
+    with saferocks.open(str(folder)) as db:
+        db.drop_column_family("users")
+    for file in folder.glob("OPTIONS-*"):
+        file.write_bytes(older)
+    for options in (None, saferocks.Options(raw_mode=True)):
+        with saferocks.open(str(folder), options=options) as db:
+            assert (db.column_families, db[b"k007"]) == (("default",), b"v")
+    with saferocks.open(str(folder), access_type=saferocks.AccessType.read_only()) as db:
+        assert db.column_families == ("default",)
+
+
 @pytest.mark.parametrize("damage", [flip, empty, cut, remove])
 def test_rocksdicts_own_file_is_not_needed(folder: Path, damage: Callable[[Path], None]) -> None:
     """A damaged or missing rocksdict-config.json changes nothing: the mode is read from the MANIFEST."""

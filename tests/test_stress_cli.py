@@ -64,7 +64,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
         (["nonsense"], "'quick', 'run', 'nightly', 'report', 'compare', 'list', 'bench'"),
-        ([], "give quick, run NAME, nightly, report RUN, compare OLD NEW, list or bench"),
+        ([], "give quick, run NAME, nightly, report RUN, compare OLD NEW, list, bench or faults"),
         (["quick", "--nonsense"], "--nonsense"),
     ],
 )
