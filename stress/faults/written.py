@@ -22,6 +22,8 @@ DEFAULT = "default"
 _FAMILIES = (DEFAULT, "users", "events")
 #: More than any plan takes; the kernel ends a writer that hangs, whoever waits for it.
 _WRITER_SECONDS = 60
+#: Databases that are not closed before their process ends; dropped, they would be.
+_abandoned: list[saferocks.Rdict] = []
 
 
 @dataclass(frozen=True)
@@ -203,22 +205,23 @@ def _write_here(plan: Plan, path: str) -> None:
         options.set_block_based_table_factory(tables)
     database = saferocks.open(path, options=options)
     db = database.__enter__()
-    for name in plan.families[1:]:
-        db.create_column_family(name, options)
+    families = {DEFAULT: db, **{name: db.create_column_family(name, options) for name in plan.families[1:]}}
     for step in plan.steps:
-        _carry_out(db, step)
+        _carry_out(db, families, step)
     if plan.closes:
         db.close()
+    else:
+        _abandoned.extend(families.values())
 
 
-def _carry_out(db: saferocks.Rdict, step: Step) -> None:
-    family = db.get_column_family(step.family)
+def _carry_out(db: saferocks.Rdict, families: dict[str, saferocks.Rdict], step: Step) -> None:
+    """Carry out a step. Families are kept: rocksdict flushes one whenever its last handle is let go."""
     if step.what == "flush":
-        family.flush()
+        families[step.family].flush()
     elif step.what == "compact":
-        family.compact_range(None, None)
+        families[step.family].compact_range(None, None)
     elif len(step.writes) == 1:
-        put(db, step.writes[0])
+        put(families[step.writes[0].family], step.writes[0])
     else:
         with db.write_batch() as batch:
             for each in step.writes:
@@ -229,9 +232,8 @@ def _carry_out(db: saferocks.Rdict, step: Step) -> None:
                     batch.put(each.key, each.columns[0][1], handle)
 
 
-def put(db: saferocks.Rdict, write: Write) -> None:
+def put(family: saferocks.Rdict, write: Write) -> None:
     """Change one row."""
-    family = db.get_column_family(write.family)
     if write.columns is None:
         family.delete(write.key)
     elif write.is_plain:
