@@ -13,7 +13,7 @@ from stress.faults import damage, written
 from stress.faults.damage import Damage
 from stress.faults.fault import Fault, Outcome, Round
 from stress.faults.reading import Expected, Findings, read_everything
-from stress.faults.written import Columns, Key, Plan, Rows
+from stress.faults.written import Columns, Key, Plan, Rows, Write
 
 #: What stands for a row that could not be read.
 _UNREADABLE: Any = object()
@@ -116,7 +116,9 @@ def recognise(case: Case, found: Rows, findings: Findings) -> tuple[Rows, str]:
     """Tell which state the database is in: return its rows, and what it is called.
 
     Rows that cannot be read fit every state. RocksDB's recovery drops from the first damage on what is in the
-    write-ahead log alone: what is left is then what there was after the first so many writes.
+    write-ahead log alone: what is left is then what there was after the first so many writes. A MANIFEST that was
+    cut looks like one that was being written when the machine stopped: RocksDB takes it as it is, and what it
+    describes is an older state. Rows of it must have been written, and all reads must agree on them.
     """
     plan = case.plan
     whole = plan.rows()
@@ -126,12 +128,24 @@ def recognise(case: Case, found: Rows, findings: Findings) -> tuple[Rows, str]:
         issued = longest_prefix(plan, found)
         if issued is not None:
             return plan.rows(issued), "opened, end of the log dropped"
+    if case.damage.kind == "MANIFEST" and case.damage.way == "truncation" and _were_written(plan, found):
+        return found, "opened, an older state"
     name, key = _differences(found, whole)[0]
     findings.wrong.append(
         f"the rows are of no state that there was: {len(_differences(found, whole))} differ from the last one, "
         f"such as {key!r} of {name!r}: {_of(found, name, key)} instead of {_of(whole, name, key)}"
     )
     return whole, "opened wrong"
+
+
+def _were_written(plan: Plan, found: Rows) -> bool:
+    """Tell whether all rows could be read, and each of them is one that there was at some time."""
+    written_ones = {write for writes in plan.writes for write in writes}
+    return all(
+        columns is not _UNREADABLE and Write(name, key, columns) in written_ones
+        for name, rows in found.items()
+        for key, columns in rows.items()
+    )
 
 
 def _of(rows: Rows, name: str, key: Key) -> str:
