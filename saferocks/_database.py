@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from saferocks import (
     _engine,
     _guard,
     _leases,
+    _log_files,
     _opening,
     _registry,
     _settings,
@@ -377,15 +379,21 @@ class Rdict(BatchMethods):
 
         Raises:
             IOFailedError: If there is no database at the path.
+            CorruptionError: If RocksDB would read one of its log files for ever.
         """
         _engine.check_process()
         target = text_path(path)
-        _engine.repair(target, options or _engine.new_options(_directory.mode_for_repair(target)))
+        raw_mode = _directory.mode_for_repair(target)
+        _log_files.check(target)
+        _engine.repair(target, options or _engine.new_options(raw_mode))
 
     @staticmethod
     def list_cf(path: StrPath, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
-        return _engine.list_families(text_path(path), options)
+        target = text_path(path)
+        if os.path.isdir(target):
+            _log_files.check(target)
+        return _engine.list_families(target, options)
 
 
 def open(  # noqa: A001 - the word for it, as in `dbm.open`

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saferocks import _log_files
 from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def look(path: str) -> Directory:
 
     Raises:
         IOFailedError: If it is a file, or cannot be read.
-        CorruptionError: If CURRENT does not name a readable MANIFEST.
+        CorruptionError: If CURRENT does not name a readable MANIFEST, or RocksDB would read a log file for ever.
         ModeMismatchError: If the database was made with a comparator of another program.
     """
     _check_reachable(path)
@@ -72,7 +73,9 @@ def look(path: str) -> Directory:
     if not os.path.lexists(current):
         _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
-    return Directory(path, is_database=True, raw_mode=_mode_of(path, current))
+    raw_mode = _mode_of(path, current)
+    _log_files.check(path)
+    return Directory(path, is_database=True, raw_mode=raw_mode)
 
 
 def _check_empty(path: str) -> None:
@@ -130,7 +133,7 @@ def _mode_of(path: str, current: str) -> bool:
             name = file.read(256).strip().decode("ascii")
         with open(os.path.join(path, name), "rb") as file:
             head = file.read(1 << 16)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL
         raise CorruptionError(
             f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
             "restore it, or try saferocks.Rdict.repair on a copy",
