@@ -29,6 +29,7 @@ from saferocks._files import Checkpoint
 from saferocks._handle import HandleRecord, blank, note_failure, open_handle, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
+from saferocks._process import forking, see
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
@@ -199,6 +200,8 @@ class Rdict(BatchMethods):
 
     def _close(self, error: BaseException | None, cancel_background: bool) -> None:
         owner = self._record.owner
+        if forking:
+            see()
         if self._record.reason is not None:
             return
         try:
