@@ -400,8 +400,12 @@ EXITING_HANDLER = """
             if "overdue" in record.getMessage():
                 sys.exit(3)
     logging.getLogger("saferocks").addHandler(Exits())
-    with saferocks.WriteBatch(True, warn_after=0.01, expire_after=0.02) as first:
-        with saferocks.WriteBatch(True, expire_after=0.03) as second:
+    usual, ahead = _leases.watcher.clock.now, 0.0
+    _leases.watcher.clock.now = lambda: usual() + ahead
+    with saferocks.WriteBatch(True, warn_after=1000, expire_after=2000) as first:
+        with saferocks.WriteBatch(True, expire_after=3000) as second:
+            ahead = 5000.0  # so that no lease runs out before, however slow the machine is
+            _leases.watcher._alarm.ring()
             deadline = time.monotonic() + 30
             while not (first._record.reason and second._record.reason) and time.monotonic() < deadline:
                 time.sleep(0)
