@@ -29,7 +29,7 @@ BULK = Step(
     tuple(Row("left", b"b/%04d" % number, b"%d:y" % (9003 + number)) for number in range(6)),
     "left",
     False,
-    60,
+    40,
 )
 
 
