@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from stress import cluster, terminal
+from stress import cluster, night, terminal
 from stress.disk import check_room
 from stress.errors import UsageError
 from stress.interrupts import noticed
@@ -39,6 +39,8 @@ QUICK_SECONDS = 4.0
 _QUICK_JOBS = 2
 _MAX_SEED = 2**32
 _HOUR = 3600.0
+#: The part of a night in which the faults are staged, before the legs.
+FAULTS_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def _check_legs(names: Iterable[str], chosen: tuple[str, ...]) -> None:
 
 
 def _seconds(options: argparse.Namespace, legs: int, jobs: int) -> float:
-    """Return the length of each leg; the hours of a night are those of all its rounds of legs."""
+    """Return the length of each leg; the hours of a night are those of the faults and of all its rounds of legs."""
     if options.command == "nightly":
-        return float(options.hours * _HOUR / math.ceil(legs / jobs))
+        return float(options.hours * _HOUR * (1 - FAULTS_SHARE) / math.ceil(legs / jobs))
     return QUICK_SECONDS if options.command == "quick" else float(options.seconds)
 
 
@@ -142,6 +144,8 @@ def run(options: argparse.Namespace) -> int:
     console = terminal.Screen(stderr=options.json)
     with noticed() as flag, place_of(options.scheduler) as place:
         record = _prepared(options, place)
+        if options.command == "nightly":
+            record.faults = night.stage_faults(record, options.hours * _HOUR * FAULTS_SHARE, flag)
         try:
             with terminal.watching(console, record.jobs) as watch:
                 observer = Interruptible(watch, flag)
@@ -152,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
             why = escape(f"cannot keep the record of the run, so it was ended: {error}")
             console.print(why, soft_wrap=True)
         _show(console, record, options.json)
-    return record.status.status.value
+    return night.worst(record.status.status, record.faults).value
 
 
 def _prepared(options: argparse.Namespace, place: Place) -> Record:
@@ -175,6 +179,9 @@ def _show(console: Console, record: Record, as_json: bool) -> None:
         terminal.say(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
+        if record.faults is not None:
+            said = f"faults: {record.faults['status'].upper()}: {record.faults['reason']} ({record.faults['file']})"
+            console.print(escape(said), soft_wrap=True)
     _draw(console, record)
 
 

@@ -8,6 +8,7 @@ import signal
 import traceback
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+from stress.faults.orphans import die_with_parent
 from stress.faults.process import CrashedError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _how_it_ended(status: int) -> str:
 def _work(work: Callable[[], object], channel: int) -> NoReturn:
     status = 1
     try:
+        die_with_parent()
         try:
             said = pickle.dumps((None, work()))
         except BaseException as error:  # noqa: BLE001 - told to the round

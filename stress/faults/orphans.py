@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: Names the round in the environment of the programs that it starts.
 _MARK = "STRESS_FAULTS_ROUND"
@@ -40,9 +42,18 @@ def adopt_descendants() -> None:
     os.environ[_MARK] = str(os.getpid())
 
 
+def die_with_parent() -> None:
+    """Die when the process dies that forked this one: what would end us is gone then."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _adopt(yes: bool) -> None:
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(yes))
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform.startswith("linux"):  # elsewhere the group is killed, and what has left it is not found
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def end_orphans(leader: int, others: Collection[int], *, at_once: bool) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from stress.faults.fault import NotStagedError, Round
-from stress.faults.orphans import adopt_descendants
+from stress.faults.orphans import adopt_descendants, die_with_parent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,6 +220,7 @@ def _prepare(output: Path, mask: Any) -> None:
     """Make the process one of its own: its session, signals, output; its stacks are written if it is aborted."""
     os.setsid()
     adopt_descendants()
+    die_with_parent()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in _HANDLED:
