@@ -97,6 +97,7 @@ def _bulk_writer(work: Work, db: saferocks.Rdict) -> None:
                 bulk[key] = value
     except saferocks.EngineError:
         work.prefix = rows
+        work.rows.update((key, value) for key, value in rows if db.get(key) == value)  # the batches before that one
         raise
     work.rows.update(rows)
 
