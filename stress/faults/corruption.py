@@ -18,6 +18,9 @@ from stress.faults.written import Columns, Key, Plan, Rows, Write
 #: What stands for a row that could not be read.
 _UNREADABLE: Any = object()
 _ACCESSES = ("read_write", "read_only", "secondary")
+#: What leaves files that RocksDB takes for whole. A MANIFEST that was cut describes an older state, as after a loss
+#: of power, and which logs there have been is written down nowhere: one before the last leaves a gap.
+_UNNOTICED = {("MANIFEST", "truncation"), ("WAL", "removed file"), ("WAL", "truncation")}
 #: More than these are not told of one round.
 _MOST_TOLD = 5
 
@@ -116,9 +119,8 @@ def recognise(case: Case, found: Rows, findings: Findings) -> tuple[Rows, str]:
     """Tell which state the database is in: return its rows, and what it is called.
 
     Rows that cannot be read fit every state. RocksDB's recovery drops from the first damage on what is in the
-    write-ahead log alone: what is left is then what there was after the first so many writes. A MANIFEST that was
-    cut looks like one that was being written when the machine stopped: RocksDB takes it as it is, and what it
-    describes is an older state. Rows of it must have been written, and all reads must agree on them.
+    write-ahead log alone: what is left is then what there was after the first so many writes. What is `_UNNOTICED`
+    leaves rows each of which was written, and on which all reads must agree.
     """
     plan = case.plan
     whole = plan.rows()
@@ -128,8 +130,8 @@ def recognise(case: Case, found: Rows, findings: Findings) -> tuple[Rows, str]:
         issued = longest_prefix(plan, found)
         if issued is not None:
             return plan.rows(issued), "opened, end of the log dropped"
-    if case.damage.kind == "MANIFEST" and case.damage.way == "truncation" and _were_written(plan, found):
-        return found, "opened, an older state"
+    if (case.damage.kind, case.damage.way) in _UNNOTICED and _were_written(plan, found):
+        return found, "opened, rows missing that RocksDB does not know of"
     name, key = _differences(found, whole)[0]
     findings.wrong.append(
         f"the rows are of no state that there was: {len(_differences(found, whole))} differ from the last one, "

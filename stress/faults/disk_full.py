@@ -19,6 +19,8 @@ from stress.faults.reading import Expected, Findings, read_cursors, read_points,
 _MOST_CALLS = 400
 _BULK_BYTES = 20_000
 _MOST_TOLD = 5
+#: What RocksDB says of a log whose last write failed, until it is reopened.
+_SINCE = "Writer has previous error"
 
 
 @dataclass
@@ -95,6 +97,7 @@ def _bulk_writer(work: Work, db: saferocks.Rdict) -> None:
                 bulk[key] = value
     except saferocks.EngineError:
         work.prefix = rows
+        work.rows.update((key, value) for key, value in rows if db.get(key) == value)  # the batches before that one
         raise
     work.rows.update(rows)
 
@@ -272,8 +275,11 @@ def _refuses(work: Work, operation: str, db: saferocks.Rdict) -> bool:
 
 
 def _check_error(work: Work, error: saferocks.EngineError, what: str) -> None:
-    """A full disk is a NoSpaceError; a limit on files is another error of input and output."""
-    work.counts[f"{type(error).__name__}"] += 1
+    """A full disk is a NoSpaceError; a limit on files, or a log that failed before, another IOFailedError."""
+    if isinstance(error, saferocks.IOFailedError) and _SINCE in str(error):
+        work.counts[f"IOFailedError: {_SINCE}"] += 1
+        return
+    work.counts[f"{type(error).__name__}: {work.disk.full}"] += 1
     kind = saferocks.NoSpaceError if work.disk.name == "file system" else saferocks.IOFailedError
     if not isinstance(error, kind) or work.disk.full not in str(error):
         work.wrong(f"{what} raised {type(error).__name__}, not {kind.__name__}: {error}")

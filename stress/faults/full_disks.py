@@ -63,7 +63,7 @@ class SmallFileSystem:
         if random.random() < 0.5:
             _mount(b"tmpfs", self._directory, b"tmpfs", _MS_REMOUNT, f"size={_LARGE_BYTES}")
         else:
-            self._ballast.unlink()
+            self._ballast.unlink(missing_ok=True)
 
 
 class SmallFiles:

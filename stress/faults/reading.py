@@ -13,6 +13,8 @@ from typing import Any
 import saferocks
 from stress.faults.written import Columns, Key, default_column, order, value_of
 
+saferocks.open  # loads all of it, once, rather than in each of the rounds that are forked from this process
+
 SCANS = ("items", "keys", "values", "columns", "entities")
 _PROPERTIES = ("rocksdb.stats", "rocksdb.sstables", "rocksdb.levelstats", "rocksdb.aggregated-table-properties")
 _NUMBERS = ("rocksdb.estimate-num-keys", "rocksdb.num-live-versions", "rocksdb.size-all-mem-tables")
