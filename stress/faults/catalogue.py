@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 #: Each name with the module that has its `FAULT`, which is imported when it is asked for.
 _MODULES = {
     "crash": "stress.faults.crash",
+    "forks": "stress.faults.forks",
+    "disk-full": "stress.faults.disk_full",
+    "corruption": "stress.faults.corruption",
+    "races": "stress.faults.races",
+    "hostile": "stress.faults.hostile",
 }
 
 
