@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ from stress.record import new_directory
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Iterator
 
     from rich.console import Console
 
@@ -93,13 +96,27 @@ def run(options: argparse.Namespace) -> int:
     """
     console = terminal.Screen(stderr=options.json)
     record = _prepared(plan_of(options), options.output)
-    with noticed() as flag, tempfile.TemporaryDirectory(prefix="stress-faults-", ignore_cleanup_errors=True) as scratch:
-        _carry_out(record, console, options.verbose, Path(scratch), flag)
+    with noticed() as flag, _scratch() as scratch:
+        _carry_out(record, console, options.verbose, scratch, flag)
     if options.json:
         terminal.say(json.dumps(record.as_json(), indent=2))
     else:
         show.show_result(console, record)
     return record.status.status.value
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a directory for the rounds, and remove it at the end.
+
+    A `TemporaryDirectory` would be removed by a finalizer besides: in each child of a round, too, that ends as programs
+    do.
+    """
+    directory = tempfile.mkdtemp(prefix="stress-faults-")
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _prepared(plan: FaultPlan, output: str) -> FaultRecord:
