@@ -1,6 +1,6 @@
 """What the code of a leg is given: its rounds, its samples, its random numbers, and what it tells.
 
-What it tells are lines of JSON: `{"sample": {...}}`, `{"leak": {...}}` or `{"table": {...}}`.
+What it tells are lines of JSON: `{"sample": {...}}`, `{"leak": {...}}`, `{"table": {...}}` or `{"cut": {...}}`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class Leg:
             if self.seconds > _SHORT_RUN:
                 time.sleep(_PAUSE_SECONDS)
             self._end_round()
+        if self._progress < enough:
+            self._write("cut", {"rounds": self._number, "of": enough})
 
     def _end_round(self) -> None:
         now = time.monotonic()

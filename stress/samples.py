@@ -27,12 +27,14 @@ class LegData:
         leaks: What the guard said, by line; `reports` says how often, `count` of how many handles in all.
         table: What a scenario has to show besides its curves.
         reduced: What was measured of each signal, from all samples.
+        cut: How many rounds the leg came through, `rounds`, `of` so many, if it ended before it had them.
     """
 
     series: dict[str, list[float]]
     leaks: tuple[dict[str, Any], ...]
     table: dict[str, Any] | None = None
     reduced: Mapping[str, Measured] = field(default_factory=dict, compare=False)
+    cut: dict[str, int] | None = None
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ class _Survey:
     count: int = 0
     leaks: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
     table: dict[str, Any] | None = None
+    cut: dict[str, int] | None = None
 
     def look(self, content: dict[str, Any]) -> None:
         """Take note of a line."""
@@ -108,6 +111,7 @@ class _Survey:
             self._look_at_leak(content["leak"])
         else:
             self.table = content.get("table", self.table)
+            self.cut = content.get("cut", self.cut)
 
     def _look_at_sample(self, sample: dict[str, float]) -> None:
         if not self.count:
@@ -139,7 +143,7 @@ def read_leg(file: str) -> LegData:
             for name, reducer in reducers.items():
                 reducer.add(sample["time"], sample.get(name, math.nan))
     reduced = {name: reducer.result() for name, reducer in reducers.items()}
-    return LegData(thinner.series, tuple(survey.leaks.values()), survey.table, reduced)
+    return LegData(thinner.series, tuple(survey.leaks.values()), survey.table, reduced, survey.cut)
 
 
 def _samples(file: str) -> Iterator[dict[str, float]]:

@@ -38,11 +38,11 @@ class Screen(Console):
 
 def say(text: str, stream: IO[str] | None = None) -> None:
     """Print to stdout, or to another stream, whose reader may have gone away."""
-    stream = stream or sys.stdout
+    target = sys.stdout if stream is None else stream
     try:
-        print(text, file=stream, flush=True)
+        print(text, file=target, flush=True)
     except BrokenPipeError:
-        _forsake(stream)
+        _forsake(target)
 
 
 def _forsake(stream: IO[str]) -> None:

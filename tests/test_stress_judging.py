@@ -70,6 +70,16 @@ def test_a_planted_leak_that_is_missed_in_one_signal_is_red(missed: str) -> None
     assert missed in found.reason
 
 
+def test_a_planted_leak_is_not_missed_by_a_leg_that_could_not_plant_it() -> None:
+    """Where the machine let the leg through too few rounds, nothing can be concluded, and that is said."""
+    found = replace(data(**{**LEAKING, "heap": data().series["heap"]}), cut={"rounds": 31, "of": 100})
+    assert report("raw", found).status is Status.INCONCLUSIVE
+    assert report("raw", found).reason.endswith("heap; the machine let the leg through 31 of 100 rounds only")
+    assert report("raw", replace(data(**LEAKING), cut=found.cut)).status is Status.GREEN
+    leaking = replace(data(open_handles=rising()), cut=found.cut)
+    assert report("scoped", leaking).status is Status.RED
+
+
 def test_a_planted_leak_that_cannot_be_judged_is_inconclusive() -> None:
     """Under another allocator the raw leg's heap proves nothing, though its handles do."""
     found = report("raw", data(**{**LEAKING, "heap": [0.0] * len(TIMES)}))

@@ -95,7 +95,7 @@ def carried_out(clock: Clock, seconds: float, enough: int, rounds: Iterator[floa
         while leg.is_due():
             planted += 1
         clock.now += taken
-    return [line["sample"]["time"] for line in lines(channel)], counts
+    return [line["sample"]["time"] for line in lines(channel) if "sample" in line], counts
 
 
 def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
@@ -109,7 +109,7 @@ def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
 
 @given(
     usual=st.floats(0.004, 0.06),
-    stalls=st.dictionaries(st.integers(0, 200), st.floats(0.3, 8.0), max_size=3),
+    stalls=st.dictionaries(st.integers(0, 200), st.floats(0.3, 60.0), max_size=3),
     enough=st.sampled_from([24, 40, 100]),
     seconds=st.sampled_from([1.0, 2.0, 4.0]),
 )
@@ -131,10 +131,21 @@ def test_a_leg_that_becomes_slow_runs_on(clock: Clock) -> None:
     assert 5 < times[-1] < 6
 
 
-def test_a_leg_that_never_gets_there_ends_all_the_same(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Running on has a limit."""
+def test_a_leg_that_never_gets_there_ends_all_the_same(
+    leg: Leg, channel: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running on has a limit, and the leg says how far it came; one that gets there says nothing."""
     monkeypatch.setattr(running, "_MORE_SECONDS", 0.01)
-    assert list(leg.rounds(enough=10**9))
+    come = len(list(leg.rounds(enough=10**9)))
+    assert lines(channel) == [{"cut": {"rounds": come, "of": 10**9}}]
+    assert list(Leg("raw", "nowhere", SOON, 1, channel).rounds(enough=3)) == [0, 1, 2]
+    assert len(lines(channel)) == 1
+
+
+def test_a_leg_that_is_slow_throughout_ends_all_the_same(clock: Clock) -> None:
+    """A machine that never lets it go on as it should is not one that stood still."""
+    times, _ = carried_out(clock, 1.0, 100, itertools.repeat(1.0))
+    assert 30 <= times[-1] <= 31
 
 
 def test_a_long_run_takes_its_time(monkeypatch: pytest.MonkeyPatch, channel: io.StringIO) -> None:

@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stress.jobs import LegJob, LegOutcome, _environment
 from stress.judging import EXPECTED, LegReport, Status, judge_leg
 from stress.samples import read_leg
 from stress.scenario import LEGS, all_scenarios
 
+ROOT = Path(__file__).resolve().parent.parent
 SECONDS, STALL_SECONDS = 1.0, 4.0
 #: The round in which a leg stands still, the last that each has: whatever it plants, most of it is planted by then.
 STALLED = 23
@@ -65,6 +67,18 @@ def assert_as_it_must_be(report: LegReport) -> None:
 def test_a_leg_that_stood_still_comes_out_as_it_must(tmp_path: Path, leg: str) -> None:
     """The planted leak is seen, and none where there is none, though the leg was mostly waiting."""
     assert_as_it_must_be(stalled(tmp_path, "batch-memory", leg))
+
+
+def test_no_property_is_refused_for_its_time() -> None:
+    """A stall in the midst of an example says nothing of it; on CI the examples are the same each time, as ever."""
+    assert settings().deadline is None
+    program = "import sys; sys.path.insert(0, 'tests'); import conftest, hypothesis; print(hypothesis.settings())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "CI": "true"}, capture_output=True, text=True,
+        timeout=LIMIT, check=True,
+    )  # fmt: skip
+    assert "derandomize=True" in done.stdout
+    assert "deadline=None" in done.stdout
 
 
 @pytest.mark.slow
