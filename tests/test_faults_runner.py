@@ -27,11 +27,13 @@ LIMIT = 60.0
 #: Faults that go wrong in every way, and the command with these instead of the real ones.
 PLANTED = """
 import ctypes, faulthandler, os, signal, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 
 import saferocks
 from stress import cli
 from stress.faults import catalogue
+from stress.faults.children import Child
 from stress.faults.fault import Fault, NotStagedError, Outcome
 
 def right(r):
@@ -49,9 +51,9 @@ def noisy(r):
     return Outcome({"empty": not os.listdir(r.directory)})
 
 def hang(r):
-    pid = os.fork()
-    if pid:
-        (r.directory / "pid").write_text(str(pid))
+    child = Child("a child", waits_here)
+    (r.directory / "pid").write_text(str(child.pid))
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     waits_here()
 
 def waits_here():
@@ -100,6 +102,15 @@ def slow(r):
     time.sleep(0.3)
     return Outcome({"rows": 1})
 
+def endless(r):
+    if r.seed > 2:
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+        if os.fork() == 0:
+            time.sleep(1000)
+        (r.directory / "begun").touch()
+        time.sleep(1000)
+    return Outcome({"rows": 1})
+
 def slow_and_wrong(r):
     time.sleep(0.3)
     return Outcome({"rows": 1}, ("a row was lost",) if r.seed % 2 else ())
@@ -109,9 +120,11 @@ def no_mounts():
 
 STAGES = (
     right, alone, noisy, hang, stubborn, segfault, killed, silent, raises, leaves_by_exit, wrong, partly, leaves,
-    child_raises, slow, slow_and_wrong,
+    child_raises, slow, slow_and_wrong, endless,
 )
-FAULTS = {each.__name__: Fault(each.__name__, each.__name__, 2, each, limit=0.7) for each in STAGES}
+FAULTS = {each.__name__: Fault(each.__name__, each.__name__, 2, each) for each in STAGES}
+for name in ("hang", "stubborn"):
+    FAULTS[name] = replace(FAULTS[name], limit=0.7)
 FAULTS["never"] = Fault("never", "never", 2, right, check=no_mounts)
 catalogue.names = lambda: tuple(FAULTS)
 catalogue.load = FAULTS.__getitem__
@@ -262,7 +275,8 @@ def test_a_round_that_was_not_right_is_shown_with_its_replay(staged: Staged) -> 
 
 def test_a_replay_finds_the_same(staged: Staged, tmp_path: Path) -> None:
     """The command that the record has of a round carries out the same round again: its seed is the round's own."""
-    second = next(each for each in staged.rounds["wrong"] if each["seed"] == 8)
+    first, second = sorted(staged.rounds["wrong"], key=lambda each: each["seed"])
+    assert first["wrong"] != second["wrong"]
     again = Staged(tmp_path, *shlex.split(second["replay"])[4:])
     (found,) = again.rounds["wrong"]
     assert (found["seed"], found["wrong"], found["replay"]) == (8, second["wrong"], second["replay"])
@@ -314,6 +328,14 @@ def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproce
         run.communicate()
 
 
+def rounds_of(run: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the rounds that are under way; between two there may be none."""
+    deadline = time.monotonic() + LIMIT
+    while not (found := psutil.Process(run.pid).children()):
+        assert time.monotonic() < deadline
+    return found
+
+
 @pytest.mark.parametrize(
     ("running", "status", "number"),
     [
@@ -327,8 +349,7 @@ def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproce
 )
 def test_an_interrupt_ends_the_rounds_and_shows_what_was_done(running, status: int, number: int, tmp_path) -> None:
     """The table of what was done is printed; the exit status is 3, or 1 if a round had been wrong before."""
-    rounds = psutil.Process(running.pid).children()
-    assert rounds
+    rounds = rounds_of(running)
     running.send_signal(number)
     out, err = running.communicate(timeout=LIMIT)
     assert (running.returncode, err) == (status, "")
@@ -339,6 +360,38 @@ def test_an_interrupt_ends_the_rounds_and_shows_what_was_done(running, status: i
     assert f"\n {found['faults'][0]['fault']} " in out
     assert not any(each.is_running() for each in rounds)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def endless_rounds(folder: Path) -> None:
+    """Wait until two rounds that never end have begun, with all that they start."""
+    deadline = time.monotonic() + LIMIT
+    while len(list((folder / "temporary").glob("*/*/files/begun"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("running", ["endless"], indirect=True)
+def test_the_rounds_die_with_a_run_that_is_killed(running, tmp_path: Path) -> None:
+    """Nobody would end a round that hangs, or a writer that never stops, once the run itself is gone."""
+    endless_rounds(tmp_path)
+    rounds = psutil.Process(running.pid).children()
+    below = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    _gone, alive = psutil.wait_procs(rounds, timeout=LIMIT)
+    for each in set(below) - set(rounds):
+        each.kill()
+    assert (len(rounds), alive) == (2, [])
+
+
+@pytest.mark.parametrize("running", ["endless"], indirect=True)
+def test_what_a_round_has_forked_ends_with_the_run(running, tmp_path: Path) -> None:
+    """On Ctrl-C a child that a round has forked ends with it, also one that has a session of its own."""
+    endless_rounds(tmp_path)
+    below = psutil.Process(running.pid).children(recursive=True)
+    assert len(below) == 6
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=LIMIT)
+    assert not any(each.is_running() for each in below)
 
 
 @pytest.mark.parametrize("running", ["slow"], indirect=True)

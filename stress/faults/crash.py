@@ -50,15 +50,15 @@ _AMID = {
 _COUNTED = (
     "kills",
     *dict.fromkeys(_AMID.values()),
-    "kills with files left over",
+    "kills leaving stray files",
     "reopened read-only",
     "acknowledged writes",
-    "acknowledged batches",
-    "acknowledged bulk writers",
+    "whole batches",
+    "whole bulk writers",
     "synced",
     "pending at the kill",
     "pending, recovered",
-    "column families",
+    "column families compared",
     "rows compared",
 )
 
@@ -97,7 +97,7 @@ class _Killings:
             lambda: check(self.path, reckoned, self.random, read_only=read_only),
         )
         self._count(oracle, reckoned, found)
-        self.count("kills with files left over", bool(before - _table_files(self.path)))
+        self.count("kills leaving stray files", bool(before - _table_files(self.path)))
         self.count("reopened read-only", read_only)
         if reckoned.pending is not None:
             apply(self.state, reckoned.pending, found.recovered)
@@ -113,14 +113,14 @@ class _Killings:
         self.count("kills")
         self.count(_AMID[oracle.kind])
         self.count("acknowledged writes", oracle.committed)
-        self.count("acknowledged batches", steps.get(Kind.BATCH, 0))
-        self.count("acknowledged bulk writers", steps.get(Kind.BULK, 0))
+        self.count("whole batches", steps.get(Kind.BATCH, 0))
+        self.count("whole bulk writers", steps.get(Kind.BULK, 0))
         self.count("synced", oracle.synced)
         self.count("pending at the kill", oracle.issued - oracle.committed)
         if pending is not None:
             whole = found.recovered and not pending.rows
             self.count("pending, recovered", 1 if whole else sum(map(len, pending.units()[: found.recovered])))
-        self.count("column families", len(reckoned.state))
+        self.count("column families compared", len(reckoned.state))
         self.count("rows compared", found.rows)
 
 

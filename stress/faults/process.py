@@ -12,9 +12,12 @@ import resource
 import signal
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import psutil
 
 from stress.faults.fault import NotStagedError, Round
 from stress.faults.orphans import adopt_descendants, die_with_parent
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
     from stress.faults.fault import Fault
 
-#: How long a round that hangs may take to write its stacks.
-_ABORT_SECONDS = 3.0
+#: How long the processes of a round that hangs may take to write their stacks.
+_ABORT_SECONDS = 2.0
 _READ_BYTES = 1 << 16
 #: What the process that forks handles by itself, and a round does not.
 _HANDLED = (signal.SIGTERM, signal.SIGHUP)
@@ -82,6 +85,9 @@ class RoundProcess:
         fault: What is to happen.
         seed: The seed of the round.
         directory: A directory of the round's own, empty; what it prints goes to `output.txt` in it.
+
+    Attributes:
+        hung: Whether it had to be ended because its time was over.
     """
 
     def __init__(self, fault: Fault, seed: int, directory: Path) -> None:
@@ -91,7 +97,8 @@ class RoundProcess:
         self.output = directory / "output.txt"
         self.started = time.monotonic()
         self.seconds = 0.0
-        self._hung = False
+        self.hung = False
+        self._aborted = False
         self._said = b""
         self.pid, self._channel = _fork(fault, seed, directory, self.output)
         self._deadline = self.started + fault.limit
@@ -119,10 +126,20 @@ class RoundProcess:
             return left
         if self._has_ended():  # while we were busy with another
             return 0.0
-        os.killpg(self.pid, signal.SIGKILL if self._hung else signal.SIGABRT)
-        self._hung = True
+        self._take_measures()
         self._deadline = time.monotonic() + _ABORT_SECONDS
         return _ABORT_SECONDS
+
+    def _take_measures(self) -> None:
+        """Abort what the process has started, so that the stacks are written; next time itself; next time kill all."""
+        below = [] if self.hung else psutil.Process(self.pid).children(recursive=True)
+        for each in below:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGABRT)
+        if not below:  # itself after the others: some of them die with it
+            os.killpg(self.pid, signal.SIGKILL if self._aborted else signal.SIGABRT)
+            self._aborted = True
+        self.hung = True
 
     def _has_ended(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -156,7 +173,7 @@ class RoundProcess:
             left_behind: The processes that outlived it.
         """
         result = self._result()
-        if self._hung:
+        if self.hung:
             said = f"it hung, and was ended after {self.fault.limit:g} s; its stacks are in {self.output.name}"
             return self._found(Verdict.HANG, (said,))
         if result is None or status:

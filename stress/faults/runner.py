@@ -146,7 +146,7 @@ class Runner:
         while process.read():
             pass
         others = self._strangers | self._running.keys()
-        left_behind = end_orphans(process.pid, others, at_once=at_once or not process.has_said)
+        left_behind = end_orphans(process.pid, others, at_once=at_once or not (process.has_said or process.hung))
         return process.finding(process.end(), left_behind)
 
     def _cleared(self, process: RoundProcess, finding: Finding) -> Finding:

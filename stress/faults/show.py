@@ -87,22 +87,32 @@ def watching(console: Console, verbose: bool) -> Iterator[Watch]:
 
 
 def show_result(console: Console, record: FaultRecord) -> None:
-    """Print the table, what came out, and how to repeat it."""
+    """Print the table, what was counted, what came out, and how to repeat it."""
     console.print(fault_table(record.tallies))
+    console.print(counted_table(record.tallies))
     status = record.status
     console.print(f"[{_COLORS[status.status]}]{status.status.name}[/]: {escape(status.reason)}", soft_wrap=True)
     console.print(f"record: {escape(record.file)}\nreplay: {escape(record.plan.command)}", soft_wrap=True)
 
 
 def fault_table(tallies: Iterable[Tally]) -> Table:
-    """Return the table of the faults; what was counted has a line each."""
-    table = Table(title="faults", title_justify="left", box=box.SIMPLE, padding=0, pad_edge=False)
+    """Return the table of the faults."""
+    table = Table(title="faults", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("fault", no_wrap=True)
     for name in ("rounds", "right", "wrong", "hangs", "crashes", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
+    for tally in tallies:
+        table.add_row(escape(tally.name), *_figures(tally))
+    return table
+
+
+def counted_table(tallies: Iterable[Tally]) -> Table:
+    """Return what was counted in the rounds of each fault, and why some were not run."""
+    table = Table(box=None, padding=(0, 1, 1, 1), pad_edge=False, show_header=False)
+    table.add_column("fault", no_wrap=True)
     table.add_column("counted")
     for tally in tallies:
-        table.add_row(escape(tally.name), *_figures(tally), _counted(tally))
+        table.add_row(f" {escape(tally.name)}", _counted(tally))
     return table
 
 
@@ -118,9 +128,8 @@ def _alarm(number: int) -> str:
 
 
 def _counted(tally: Tally) -> str:
-    lines = [f"{number:,} {escape(name)}" for name, number in tally.counts.items()]
+    counts = "; ".join(f"{escape(name)} [bold]{number:,}[/]" for name, number in sorted(tally.counts.items()))
     not_run = tally.verdicts[Verdict.NOT_RUN]
-    if not_run:
-        often = f"{not_run:,} not run: " if tally.rounds else "not run: "
-        lines += [f"[yellow]{often}{escape(reason)}[/]" for reason in tally.reasons]
-    return "\n".join(lines)
+    often = f"{not_run:,} rounds not run" if tally.rounds else "not run"
+    reasons = [f"[yellow]{often}: {escape(reason)}[/]" for reason in tally.reasons]
+    return "\n".join([*([counts] if counts else []), *reasons])
