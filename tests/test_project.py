@@ -24,7 +24,18 @@ TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
 #: The rooms of the package, lowest first. A module imports from its own room and from those before
 #: it, never from a later one. A new module is given a room here.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events", "_settings", "_directory", "_ordering", "_status", "_startup", "_allowances", "_deadlines"),
+    (
+        "errors",
+        "events",
+        "_settings",
+        "_log_files",
+        "_directory",
+        "_ordering",
+        "_status",
+        "_startup",
+        "_allowances",
+        "_deadlines",
+    ),
     ("_engine", "_views", "_cursor"),
     ("_registry", "_options"),
     ("_watch",),

@@ -7,6 +7,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from random import Random
 from typing import Any
@@ -106,23 +107,25 @@ def _reads(db: saferocks.Rdict, random: Random) -> Iterator[tuple[str, Callable[
 def _reads_of(reader: Any, what: str, random: Random) -> Iterator[tuple[str, Callable[[], Any]]]:
     keys = _keys(reader)
     for key in keys:
-        yield f"{what}.get", lambda key=key: reader.get(key)
-        yield f"{what}[...]", lambda key=key: reader[key]
-        yield f"in {what}", lambda key=key: key in reader
-        yield f"{what}.get_entity", lambda key=key: reader.get_entity(key)
-        if hasattr(reader, "key_may_exist"):
-            yield f"{what}.key_may_exist", lambda key=key: reader.key_may_exist(key, fetch=True)
-            yield f"{what}.get([...])", lambda key=key: reader.get([key])
+        yield from _point_reads(reader, what, key)
     limits: list[dict[str, Any]] = [{}, {"prefix": b"k"}]
     limits += [{"from_key": key} for key in random.sample(keys, min(2, len(keys)))]
     limits += [{"lower_bound": key} for key in random.sample(keys, min(1, len(keys)))]
     for method, backwards, limit in product(SCANS, (False, True), limits):
-        yield (
-            f"{what}.{method}({limit})",
-            lambda method=method, arguments={**limit, "backwards": backwards}: _list(getattr(reader, method), arguments),
-        )
+        arguments = {**limit, "backwards": backwards}
+        yield f"{what}.{method}({arguments})", partial(_list, getattr(reader, method), arguments)
     for backwards, part in product((False, True), ("key", "value", "columns")):
-        yield f"{what}.iter() {part}", lambda backwards=backwards, part=part: _walk(reader, backwards, part)
+        yield f"{what}.iter() {part}", partial(_walk, reader, backwards, part)
+
+
+def _point_reads(reader: Any, what: str, key: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    yield f"{what}.get", lambda: reader.get(key)
+    yield f"{what}[...]", lambda: reader[key]
+    yield f"in {what}", lambda: key in reader
+    yield f"{what}.get_entity", lambda: reader.get_entity(key)
+    if hasattr(reader, "key_may_exist"):
+        yield f"{what}.key_may_exist", lambda: reader.key_may_exist(key, fetch=True)
+        yield f"{what}.get([...])", lambda: reader.get([key])
 
 
 def _keys(reader: Any) -> list[Any]:
@@ -131,7 +134,7 @@ def _keys(reader: Any) -> list[Any]:
     try:
         with reader.keys() as keys:
             for key in keys:
-                found.append(key)  # noqa: PERF402 - those before an error count
+                found.append(key)
     except saferocks.EngineError:
         pass
     return found
