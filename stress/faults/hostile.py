@@ -51,7 +51,7 @@ def stage(round_: Round) -> Outcome:
     except saferocks.EngineError:
         counts["refused at open or close"] += 1
     if os.path.lexists(marker):
-        wrong.append("code in the database was executed")
+        wrong.insert(0, "code in the database was executed")
     if saferocks.open_handles():
         wrong.append(f"handles are left open: {saferocks.open_handles()}")
     return Outcome(counts, tuple(wrong[:_MOST_TOLD]))
