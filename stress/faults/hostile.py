@@ -18,6 +18,8 @@ from stress.faults.fault import Fault, Outcome, Round
 from stress.faults.reading import SCANS
 
 _MOST_TOLD = 5
+#: What a pickle that is damaged, or refused, may raise.
+_OF_LOADS = (pickle.UnpicklingError, EOFError, ValueError, LookupError)
 
 
 class OnlyPlain(pickle.Unpickler):
@@ -86,7 +88,7 @@ def _read(db: saferocks.Rdict, random: Random, counts: Counter[str], *, restrict
         except KeyError:
             counts["reads of missing keys"] += 1
         except BaseException as error:  # noqa: BLE001 - rocksdict's panics are no `Exception`
-            if not (restricted and isinstance(error, pickle.UnpicklingError | EOFError | ValueError | LookupError)):
+            if not (restricted and isinstance(error, _OF_LOADS)):
                 wrong.append(f"{what} raised an untyped {type(error).__name__}: {error}")
             else:
                 counts["reads that loads refused"] += 1
@@ -129,13 +131,13 @@ def _point_reads(reader: Any, what: str, key: Any) -> Iterator[tuple[str, Callab
 
 
 def _keys(reader: Any) -> list[Any]:
-    """Return the keys as far as they can be read."""
+    """Return the keys as far as they can be read; the reads themselves are judged elsewhere."""
     found: list[Any] = [b"plain", "missing" if not reader._raw else b"missing"]
     try:
         with reader.keys() as keys:
             for key in keys:
                 found.append(key)
-    except saferocks.EngineError:
+    except (saferocks.EngineError, *_OF_LOADS):
         pass
     return found
 
