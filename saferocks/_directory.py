@@ -18,6 +18,9 @@ StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 CONFIG_NAME = "rocksdict-config.json"
 
+#: rocksdict reads its configuration a byte at a time, with the interpreter lock: a megabyte takes a second or more.
+_LARGEST_CONFIG = 1 << 20
+
 # A VersionEdit writes the comparator as tag 1, the length of its name, its name.
 _RAW_MARK = b"\x01\x1aleveldb.BytewiseComparator"
 _TYPED_MARK = b"\x01\x09rocksdict"
@@ -65,10 +68,12 @@ def look(path: str) -> Directory:
 
     Raises:
         IOFailedError: If it is a file, or cannot be read.
-        CorruptionError: If CURRENT does not name a readable MANIFEST, or RocksDB would read a log file for ever.
+        CorruptionError: If CURRENT does not name a readable MANIFEST, RocksDB would read a log file for ever, or
+            rocksdict its configuration for very long.
         ModeMismatchError: If the database was made with a comparator of another program.
     """
     _check_reachable(path)
+    _check_config(path)
     current = os.path.join(path, "CURRENT")
     if not os.path.lexists(current):
         _check_empty(path)
@@ -105,6 +110,22 @@ def _check_reachable(path: str) -> None:
         )
     if not os.access(existing, os.R_OK | os.X_OK):
         raise IOFailedError(f"IO error: no permission to read {existing!r}; change its owner or mode", code=5)
+
+
+def _check_config(path: str) -> None:
+    """Refuse a configuration of rocksdict that is larger than any honest one, which would take hours to read.
+
+    Raises:
+        CorruptionError: Naming it.
+    """
+    with suppress(OSError):  # there is none
+        size = os.path.getsize(os.path.join(path, CONFIG_NAME))
+        if size > _LARGEST_CONFIG:
+            raise CorruptionError(
+                f"Corruption: {CONFIG_NAME} of {path!r} has {size} bytes, and should have a few hundred; remove it: "
+                "rocksdict writes it anew",
+                code=2,
+            )
 
 
 def check_writable(path: str) -> None:

@@ -1,8 +1,11 @@
-"""The write-ahead log and the MANIFEST, looked through for what RocksDB would read for ever (D24).
+"""The write-ahead log and the MANIFEST, looked through for what RocksDB would read for ever, or pass over (D24).
 
 Both are series of records in blocks of 32 KiB. Where one record says that it was written over an older
 log, and the first of its file does not, RocksDB's reader finds it bad, does not step over it, and tries
 again: for ever, and with the interpreter lock. A single flipped bit is enough.
+
+Where the length of a record was damaged so that it ends after its file, or was zeroed with its type, the
+reader takes that for the end of what was written. Records that are whole behind that place tell of the damage.
 """
 
 from __future__ import annotations
@@ -47,6 +50,13 @@ def check(path: str) -> None:
                 f"restore it, or cut it off there on a copy: RocksDB keeps what comes before",
                 code=2,
             )
+        at = passed_over_at(os.path.join(path, name), last_block=name.startswith("MANIFEST-"))
+        if at is not None:
+            raise CorruptionError(
+                f"Corruption: {name} of {path!r} is damaged at byte {at}, and RocksDB would silently pass over what "
+                f"comes after it; restore it, or cut it off there on a copy to do without that",
+                code=2,
+            )
 
 
 def endless_at(file: str) -> int | None:
@@ -64,6 +74,45 @@ def endless_at(file: str) -> int | None:
             offset += len(block)
             block = opened.read(_BLOCK_BYTES)
     return None
+
+
+def passed_over_at(file: str, *, last_block: bool) -> int | None:
+    """Return where a log file is damaged so that RocksDB leaves out whole records, or None.
+
+    Args:
+        file: The log file.
+        last_block: Whether that counts in its last block too. What a write-ahead log loses there is its end, which
+            recovery may drop; what a MANIFEST loses are files.
+    """
+    with open(file, "rb") as opened:
+        offset, block = 0, opened.read(_BLOCK_BYTES)
+        while block:
+            after = opened.read(_BLOCK_BYTES)
+            at = _end_of(block, torn=not after) if after or last_block else None
+            if at is not None and _is_reached(block, at) and _is_any_whole_after(block, at):
+                return offset + at
+            offset, block = offset + len(block), after
+    return None
+
+
+def _end_of(block: bytes, *, torn: bool) -> int | None:
+    """Return where RocksDB takes a block to end, though it goes on: at zeros, or at a record that the file tears."""
+    at = 0
+    for place, _, end in _records(block):
+        if end > len(block):  # elsewhere than at the end of its file RocksDB reports that itself
+            return place if torn else None
+        at = end
+    return at if at + _HEADER.size <= len(block) else None
+
+
+def _is_any_whole_after(block: bytes, place: int) -> bool:
+    """Tell whether a record with the right checksum begins anywhere behind a place."""
+    for at in range(place + 1, len(block) - _HEADER.size + 1):
+        _, length, kind = _HEADER.unpack_from(block, at)
+        end = at + _HEADER.size + length
+        if 0 < kind < min(_RECYCLED) and length and end <= len(block) and _is_whole(block, (at, kind, end)):
+            return True
+    return False
 
 
 def _records(block: bytes) -> Iterator[tuple[int, int, int]]:

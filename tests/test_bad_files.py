@@ -196,6 +196,20 @@ def test_rocksdicts_own_file_is_not_needed(folder: Path, damage: Callable[[Path]
         saferocks.open(str(folder), raw_mode=False)
 
 
+def test_a_huge_configuration_is_refused_at_once(folder: Path) -> None:
+    """A rocksdict-config.json of gigabytes, which takes rocksdict hours, is refused; without it all is well."""
+    config = folder / "rocksdict-config.json"
+    with config.open("wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(
+        saferocks.CorruptionError, match=r"rocksdict-config\.json of .* has 8589934592 bytes.*remove it"
+    ):
+        saferocks.open(str(folder))
+    config.unlink()
+    with saferocks.open(str(folder)) as db:
+        assert db[b"k007"] == b"v"
+
+
 @pytest.mark.parametrize("damage", [flip, flip_middle, cut])
 def test_a_damaged_log_is_reported_on_demand(with_wal: Path, damage: Callable[[Path], None]) -> None:
     """With absolute consistency asked for, a damaged write-ahead log raises CorruptionError; no file changes."""

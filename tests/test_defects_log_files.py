@@ -178,3 +178,66 @@ def test_a_current_with_a_nul_is_damaged(folder: Path, content: bytes) -> None:
     (folder / "CURRENT").write_bytes(content)
     with pytest.raises(saferocks.CorruptionError, match=r"^Corruption: CURRENT of"):
         saferocks.open(str(folder))
+
+
+def damage_header(file: Path, record: int, header: bytes) -> int:
+    """Write over the header of a record from its checksum on, and return where that is."""
+    content = bytearray(file.read_bytes())
+    at = records(content)[record]
+    content[at + 7 - len(header) : at + 7] = header
+    file.write_bytes(content)
+    return at
+
+
+@pytest.mark.parametrize("header", [b"\xff\x7f\x01", bytes(3)])
+@pytest.mark.parametrize("record", [1, 3, -2])
+def test_d24_a_manifest_is_not_left_in_its_midst(folder: Path, header: bytes, record: int) -> None:
+    """A MANIFEST record with a length beyond the file, or zeroed, raises CorruptionError: files would be forgotten."""
+    file = log_of(folder, "MANIFEST-*")
+    at = damage_header(file, record, header)
+    with pytest.raises(saferocks.CorruptionError, match=rf"^Corruption: {file.name} of .* at byte {at}, .*pass over"):
+        saferocks.open(str(folder))
+
+
+def test_d24_a_log_loses_no_rows_in_its_midst(folder: Path) -> None:
+    """A zeroed header in a block of the log before the last raises CorruptionError: rows behind it would go on."""
+    file = log_of(folder)
+    at = damage_header(file, 100, bytes(7))
+    with pytest.raises(saferocks.CorruptionError, match=rf"^Corruption: {file.name} of .* at byte {at}, .*pass over"):
+        saferocks.open(str(folder))
+
+
+@pytest.mark.parametrize("header", [b"\xff\x7f\x01", bytes(7)])
+def test_d24_the_end_of_a_log_may_be_lost(folder: Path, header: bytes) -> None:
+    """In its last block the rows from such a place on are dropped, as recovery has it, and no others."""
+    file = log_of(folder)
+    record = len(records(file.read_bytes())) - 5
+    damage_header(file, record, header)
+    assert ROWS - 10 < rows_in(folder) <= 1 + ROWS - 5
+
+
+@pytest.mark.parametrize("rest", [bytes(1000), b"\x00" * 7, b"\x01\x02\x03\x04\xff\x7f\x01", b"\x01\x02"])
+def test_d24_a_manifest_that_was_being_written_is_not_refused(folder: Path, rest: bytes) -> None:
+    """Zeros and a torn record at the end of a MANIFEST are what a crash leaves: all rows are there."""
+    with log_of(folder, "MANIFEST-*").open("ab") as file:
+        file.write(rest)
+    assert rows_in(folder) == 1 + ROWS
+
+
+def test_d24_canary_rocksdict_passes_over_rows(
+    folder: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """In rocksdict, a zeroed header in a log loses the rows of its block, and those behind come back."""
+    damage_header(log_of(folder), 100, bytes(7))
+    child = run_python(
+        """
+        import sys, rocksdict
+        db = rocksdict.Rdict(sys.argv[1], rocksdict.Options(raw_mode=True))
+        print(len(list(db.keys())), db.get(b"k0101"), db.get(b"k1499"))
+        db.close()
+        """,
+        str(folder),
+    )
+    rows, lost, last = child.stdout.split()
+    assert int(rows) < 1 + ROWS
+    assert (lost, last) == ("None", "b'" + "v" * 40 + "'"), "D24 is mended for zeros: _log_files.passed_over_at can go"

@@ -43,12 +43,12 @@ class Case:
 
     def open(self, access: str | None = None) -> saferocks.Scope[saferocks.Rdict]:
         """Open it, with the options that are on disk."""
-        kinds = {
-            "read_write": saferocks.AccessType.read_write,
-            "read_only": saferocks.AccessType.read_only,
-            "secondary": lambda: saferocks.AccessType.secondary(f"{self.path}-secondary"),
-        }
-        return saferocks.open(self.path, access_type=kinds[access or self.access](), raw_mode=self.plan.raw)
+        access = access or self.access
+        if access == "secondary":
+            kind = saferocks.AccessType.secondary(f"{self.path}-secondary")
+        else:
+            kind = saferocks.AccessType.read_only() if access == "read_only" else saferocks.AccessType.read_write()
+        return saferocks.open(self.path, access_type=kind, raw_mode=self.plan.raw)
 
 
 def stage(round_: Round) -> Outcome:

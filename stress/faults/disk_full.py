@@ -155,7 +155,7 @@ def _reopen(work: Work, db: saferocks.Rdict) -> None:
 
 
 def _close(work: Work, db: saferocks.Rdict) -> None:
-    options = saferocks.WriteOptions()
+    options: Any = saferocks.WriteOptions()  # its stub takes the property below for a method
     options.disable_wal = True
     for key, value in (work.row() for _ in range(50)):
         db.put(key, value, options)
@@ -337,10 +337,10 @@ def _settle(work: Work, found: dict[bytes, bytes]) -> None:
         if here:
             work.counts["refused, and there all the same"] += 1
             work.rows.update(group)
-    here = [found.get(key) == value for key, value in work.prefix]
-    if here != sorted(here, reverse=True):
+    flags = [found.get(key) == value for key, value in work.prefix]
+    if flags != sorted(flags, reverse=True):
         work.wrong("the rows of a bulk writer that are there are not the first ones")
-    work.rows.update(row for row, is_here in zip(work.prefix, here) if is_here)
+    work.rows.update(work.prefix[: sum(flags)])
     if found != work.rows:
         lost, strange = work.rows.keys() - found.keys(), found.keys() - work.rows.keys()
         work.wrong(f"{len(lost)} acknowledged rows are lost, {len(strange)} were never acknowledged")

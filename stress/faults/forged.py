@@ -128,7 +128,9 @@ def config(random: Random, marker: str) -> tuple[str, bytes | None]:
     lies: dict[str, Any] = {
         "none": None,
         "another mode": json.dumps(honest),
-        "extractor": json.dumps({**honest, "prefix_extractors": {"default": {"Fixed": random.choice((0, 3, 1 << 62))}}}),
+        "extractor": json.dumps(
+            {**honest, "prefix_extractors": {"default": {"Fixed": random.choice((0, 3, 1 << 62))}}}
+        ),
         "extractor of nobody": json.dumps({**honest, "prefix_extractors": {"nobody": {"MaxLen": 4}}}),
         "extractor of no kind": json.dumps({**honest, "prefix_extractors": {"default": {"Custom": "os.system"}}}),
         "negative": json.dumps({**honest, "prefix_extractors": {"default": {"Fixed": -1}}}),
@@ -178,7 +180,9 @@ def _change(random: Random, raw: bool, family: int, number: int, marker: str) ->
     if kind != ENTITY:
         return Change(kind, family, key, content(random, marker))
     if random.random() < 0.1:
-        return Change(kind, family, key, random.choice((b"", b"\x01", b"\x01\xff\xff\xff\x7f", content(random, marker))))
+        return Change(
+            kind, family, key, random.choice((b"", b"\x01", b"\x01\xff\xff\xff\x7f", content(random, marker)))
+        )
     return Change(kind, family, key, entity({content(random, marker): content(random, marker) for _ in range(3)}))
 
 

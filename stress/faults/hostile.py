@@ -7,6 +7,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from random import Random
 from typing import Any
@@ -17,6 +18,8 @@ from stress.faults.fault import Fault, Outcome, Round
 from stress.faults.reading import SCANS
 
 _MOST_TOLD = 5
+#: What a pickle that is damaged, or refused, may raise.
+_OF_LOADS = (pickle.UnpicklingError, EOFError, ValueError, LookupError)
 
 
 class OnlyPlain(pickle.Unpickler):
@@ -50,7 +53,7 @@ def stage(round_: Round) -> Outcome:
     except saferocks.EngineError:
         counts["refused at open or close"] += 1
     if os.path.lexists(marker):
-        wrong.append("code in the database was executed")
+        wrong.insert(0, "code in the database was executed")
     if saferocks.open_handles():
         wrong.append(f"handles are left open: {saferocks.open_handles()}")
     return Outcome(counts, tuple(wrong[:_MOST_TOLD]))
@@ -85,7 +88,7 @@ def _read(db: saferocks.Rdict, random: Random, counts: Counter[str], *, restrict
         except KeyError:
             counts["reads of missing keys"] += 1
         except BaseException as error:  # noqa: BLE001 - rocksdict's panics are no `Exception`
-            if not (restricted and isinstance(error, pickle.UnpicklingError | EOFError | ValueError | LookupError)):
+            if not (restricted and isinstance(error, _OF_LOADS)):
                 wrong.append(f"{what} raised an untyped {type(error).__name__}: {error}")
             else:
                 counts["reads that loads refused"] += 1
@@ -106,33 +109,35 @@ def _reads(db: saferocks.Rdict, random: Random) -> Iterator[tuple[str, Callable[
 def _reads_of(reader: Any, what: str, random: Random) -> Iterator[tuple[str, Callable[[], Any]]]:
     keys = _keys(reader)
     for key in keys:
-        yield f"{what}.get", lambda key=key: reader.get(key)
-        yield f"{what}[...]", lambda key=key: reader[key]
-        yield f"in {what}", lambda key=key: key in reader
-        yield f"{what}.get_entity", lambda key=key: reader.get_entity(key)
-        if hasattr(reader, "key_may_exist"):
-            yield f"{what}.key_may_exist", lambda key=key: reader.key_may_exist(key, fetch=True)
-            yield f"{what}.get([...])", lambda key=key: reader.get([key])
+        yield from _point_reads(reader, what, key)
     limits: list[dict[str, Any]] = [{}, {"prefix": b"k"}]
     limits += [{"from_key": key} for key in random.sample(keys, min(2, len(keys)))]
     limits += [{"lower_bound": key} for key in random.sample(keys, min(1, len(keys)))]
     for method, backwards, limit in product(SCANS, (False, True), limits):
-        yield (
-            f"{what}.{method}({limit})",
-            lambda method=method, arguments={**limit, "backwards": backwards}: _list(getattr(reader, method), arguments),
-        )
+        arguments = {**limit, "backwards": backwards}
+        yield f"{what}.{method}({arguments})", partial(_list, getattr(reader, method), arguments)
     for backwards, part in product((False, True), ("key", "value", "columns")):
-        yield f"{what}.iter() {part}", lambda backwards=backwards, part=part: _walk(reader, backwards, part)
+        yield f"{what}.iter() {part}", partial(_walk, reader, backwards, part)
+
+
+def _point_reads(reader: Any, what: str, key: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    yield f"{what}.get", lambda: reader.get(key)
+    yield f"{what}[...]", lambda: reader[key]
+    yield f"in {what}", lambda: key in reader
+    yield f"{what}.get_entity", lambda: reader.get_entity(key)
+    if hasattr(reader, "key_may_exist"):
+        yield f"{what}.key_may_exist", lambda: reader.key_may_exist(key, fetch=True)
+        yield f"{what}.get([...])", lambda: reader.get([key])
 
 
 def _keys(reader: Any) -> list[Any]:
-    """Return the keys as far as they can be read."""
+    """Return the keys as far as they can be read; the reads themselves are judged elsewhere."""
     found: list[Any] = [b"plain", "missing" if not reader._raw else b"missing"]
     try:
         with reader.keys() as keys:
             for key in keys:
-                found.append(key)  # noqa: PERF402 - those before an error count
-    except saferocks.EngineError:
+                found.append(key)
+    except (saferocks.EngineError, *_OF_LOADS):
         pass
     return found
 

@@ -201,7 +201,7 @@ def _write_here(plan: Plan, path: str) -> None:
     options = saferocks.Options(raw_mode=plan.raw)
     if plan.filters:
         tables = saferocks.BlockBasedOptions()
-        tables.set_bloom_filter(10.0, False)
+        tables.set_bloom_filter(10, False)
         options.set_block_based_table_factory(tables)
     database = saferocks.open(path, options=options)
     db = database.__enter__()
