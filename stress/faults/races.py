@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import saferocks
-from saferocks.testing import open_handles
 from stress.faults.fault import Fault, Outcome
 from stress.faults.race_uses import KEYS, USES, Arena, WrongAnswerError, expect
 
@@ -33,6 +32,14 @@ _JOIN_SECONDS = 30.0
 _CLOSED = (saferocks.HandleClosedError,)
 _DROPPED = (saferocks.ColumnFamilyDroppedError, saferocks.ColumnFamilyNotFoundError, saferocks.HandleClosedError)
 
+
+def _copy(arena: Arena, path: Path) -> None:
+    with arena.db.checkpoint() as checkpoint:
+        checkpoint.create(path)
+    with saferocks.open(path) as copy, copy.keys(prefix=b"k") as keys:
+        expect(list(keys), KEYS, "a checkpoint")
+
+
 #: What happens to the database meanwhile, and which errors the uses may then meet.
 EVENTS: dict[str, tuple[Callable[[Arena, Path], Any], tuple[type[Exception], ...]]] = {
     "close": (lambda arena, path: arena.db.close(), _CLOSED),
@@ -40,18 +47,11 @@ EVENTS: dict[str, tuple[Callable[[Arena, Path], Any], tuple[type[Exception], ...
     "drop": (lambda arena, path: arena.db.drop_column_family("f"), _DROPPED),
     "flush": (lambda arena, path: arena.db.flush(), ()),
     "compact": (lambda arena, path: arena.db.compact_range(None, None), ()),
-    "checkpoint": (lambda arena, path: _copy(arena, path), ()),
+    "checkpoint": (_copy, ()),
     "snapshot release": (lambda arena, path: arena.snap.__exit__(None, None, None), _CLOSED),
 }
 #: Errors that any use may meet: leases of a few milliseconds run out.
 _ALWAYS = (saferocks.HandleExpiredError,)
-
-
-def _copy(arena: Arena, path: Path) -> None:
-    with arena.db.checkpoint() as checkpoint:
-        checkpoint.create(path)
-    with saferocks.open(path) as copy, copy.keys(prefix=b"k") as keys:
-        expect(list(keys), KEYS, "a checkpoint")
 
 
 class Race:
@@ -218,7 +218,7 @@ def stage(round_: Round) -> Outcome:
     try:
         for number in range(RACES):
             path = round_.directory / f"race{number}"
-            race: Race | Interrupt = Interrupt(path, random) if number % 10 == 9 else Race(path, random)  # noqa: PLR2004
+            race: Race | Interrupt = Interrupt(path, random) if number % 10 == 9 else Race(path, random)
             sys.setswitchinterval(_EAGER if number % 4 == 0 else interval)
             race.run()
             counts += race.counts
@@ -234,7 +234,7 @@ def _left_behind() -> list[str]:
     gc.collect()
     with suppress(saferocks.LeakedHandlesError):
         saferocks.check()
-    return [f"left in the registry: {handle}" for handle in open_handles()]
+    return [f"left in the registry: {handle}" for handle in saferocks.open_handles()]
 
 
 FAULT = Fault(
