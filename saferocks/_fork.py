@@ -29,6 +29,21 @@ from saferocks._handle import HandleRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+
+def _load_libc() -> ctypes.CDLL | None:
+    """Return the C library if it is glibc, with all names looked up that a child needs.
+
+    In the child the loader's lock may be held by a thread that is not there.
+    """
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return libc if hasattr(libc, "on_exit") and hasattr(libc, "__cxa_atexit") else None
+
+
+_LIBC = _load_libc()
+_EXIT, _FLUSH = (
+    (None, None) if _LIBC is None else (ctypes.cast(f, ctypes.c_void_p) for f in (_LIBC._exit, _LIBC.fflush))
+)
+_INCREASE = ctypes.pythonapi.Py_IncRef
 _numbers = count()
 _ends_early = False
 
@@ -79,7 +94,7 @@ def _keep_for_good(objects: Iterable[Any]) -> None:
     """Add a reference that nobody will ever give back."""
     for each in objects:
         if each is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
+            _INCREASE(ctypes.py_object(each))
 
 
 def _end_before_destructors() -> None:
@@ -89,12 +104,9 @@ def _end_before_destructors() -> None:
     buffers are written, then the process ends. Python has finished by then. `on_exit` is glibc's.
     """
     global _ends_early  # noqa: PLW0603 - a child of this child inherits what is registered
-    if _ends_early or not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):
-        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
-        libc.__cxa_atexit(ctypes.cast(libc.fflush, ctypes.c_void_p), None, None)  # of all streams
+    if _LIBC is not None and not _ends_early:
+        _LIBC.on_exit(_EXIT, None)
+        _LIBC.__cxa_atexit(_FLUSH, None, None)  # of all streams
         _ends_early = True
 
 

@@ -138,7 +138,7 @@ class Child:
         random = Random(self.seed)
         try:
             self._say(act(self.held, self.directory, random))
-            if random.random() < 0.5:  # noqa: PLR2004 - half of them
+            if random.random() < 0.5:
                 ctypes.pythonapi.Py_Exit(self.status)
             os._exit(self.status)
         finally:
@@ -180,4 +180,4 @@ def own_database(path: str, status: int) -> None:
         db.flush()
         with db.snapshot() as snap, snap.keys() as keys:
             rows = len(list(keys))
-    os._exit(status if rows == 101 else 252)  # noqa: PLR2004 - as written
+    os._exit(status if rows == 101 else 252)

@@ -94,7 +94,7 @@ class Parent:
                         batch[b"w%d-%06d" % (number, count + each)] = b"v" * 50
                 count += 4
             self._written[number] = count
-            if count % 500 < 2:  # noqa: PLR2004 - now and then
+            if count % 500 < 2:
                 self.db.flush()
 
     def _scan(self) -> None:

@@ -1,4 +1,4 @@
-"""Forks of every kind from a process in whose threads everything is under way: the child is refused, the parent unharmed."""
+"""Forks of every kind while everything is under way: the child is refused, the parent unharmed."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _workers(round_: Round, random: Random, counts: Counter[str], wrong: list[st
         counts["workers with databases of their own"] += 1
     for number in range(2):
         with saferocks.open(round_.directory / f"worker{number}") as db, db.keys() as keys:
-            if len(list(keys)) != 101:  # noqa: PLR2004 - as `own_database` writes
+            if len(list(keys)) != 101:
                 wrong.append(f"the database of worker {number} does not hold what it wrote")
 
 
