@@ -231,6 +231,9 @@ class Rdict(BatchMethods):
             except Exception:
                 if not self._is_finalizing():
                     raise
+            except BaseException as interrupt:  # Ctrl-C in the midst of it: nobody comes back to close what is left
+                self._close(interrupt, False)
+                raise
 
     # ---- handles
 
