@@ -148,9 +148,12 @@ class _Panic(BaseException):
 
 
 class _Broken:
-    """A reader all of whose reads panic."""
+    """A reader all of whose methods panic."""
 
     def __getattr__(self, name: str) -> Any:
+        return self._panic
+
+    def _panic(self, *given: Any, **named: Any) -> Any:
         raise _Panic("planted")
 
 
