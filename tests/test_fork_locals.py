@@ -209,10 +209,10 @@ def stage():
     thread = threading.Thread(target=attempt, args=(ready, go, out))
     thread.start()
     assert ready.wait(20)
+    pid = os.fork()
+    if not pid:  # not in the `try`: the thread may have been inside `go`, whose lock nobody gives back in the child
+        sys.exit(7 if told == EXPECTED.get(what, []) else f"told {told}")
     try:
-        pid = os.fork()
-        if not pid:
-            sys.exit(7 if told == EXPECTED.get(what, []) else f"told {told}")
         assert (status := wait_for(pid)) == 7, status
     finally:
         go.set()
