@@ -299,7 +299,9 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
-        _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
+        native = self._record.live
+        self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_engine.is_busy`
+        _engine.call(native.set_dumps, dumps)
         if self._record.kind == "database":
             self._record.owner.dumps = dumps
 

@@ -163,7 +163,7 @@ class Rdict(BatchMethods):
         owner.families = set(opened.families)
         owner.plain_tables = _directory.plain_tables(owner.directory)
         if not (opened.raw or request.allow_pickle):
-            owner.dumps = _engine.refuse_pickle_dumps
+            owner.dumps = self._record.dumps = _engine.refuse_pickle_dumps
         return opened.native
 
     @property
