@@ -390,7 +390,7 @@ class Rdict(BatchMethods):
         _engine.check_process()
         target = text_path(path)
         raw_mode = _directory.mode_for_repair(target)
-        _log_files.check(target)
+        _log_files.check_for_repair(target)
         _engine.repair(target, options or _engine.new_options(raw_mode))
 
     @staticmethod

@@ -100,16 +100,16 @@ def test_d24_the_remedy_keeps_what_comes_before(folder: Path) -> None:
     assert rows_in(folder) == 1 + 700
 
 
-@pytest.mark.parametrize("access", ["read_only", "secondary", "list_cf", "repair"])
+@pytest.mark.parametrize("access", ["open", "read_only", "secondary", "list_cf"])
 def test_d24_every_way_in_refuses_it(folder: Path, access: str) -> None:
-    """Read-only and secondary handles, the list of families and a repair refuse a MANIFEST with such a record."""
+    """Read-only and secondary handles and the list of families refuse a MANIFEST with such a record, as does an opening."""
     set_type(log_of(folder, "MANIFEST-*"), 3, 6)
     path = str(folder)
     ways: dict[str, Callable[[], object]] = {
+        "open": lambda: saferocks.open(path),
         "read_only": lambda: saferocks.open(path, access_type=saferocks.AccessType.read_only()),
         "secondary": lambda: saferocks.open(path, access_type=saferocks.AccessType.secondary(f"{path}-secondary")),
         "list_cf": lambda: saferocks.Rdict.list_cf(path),
-        "repair": lambda: saferocks.Rdict.repair(path),
     }
     with pytest.raises(saferocks.CorruptionError, match=r"MANIFEST-\d+ of .*for ever"):
         ways[access]()
@@ -131,7 +131,7 @@ def test_d24_what_rocksdb_does_not_come_to_is_no_reason_to_refuse(folder: Path, 
     content[at] ^= 1
     file.write_bytes(content)
     set_type(file, record + 2, 5)
-    assert _log_files.endless_at(str(file)) is None
+    assert _log_files.damage_in(str(file), is_manifest=False) is None
     assert rows_in(folder) <= 1 + ROWS
 
 
@@ -145,7 +145,7 @@ def test_d24_a_log_written_over_an_older_one_is_not_refused(tmp_path: Path) -> N
     """A log that begins with a record of such a type may hold more of them."""
     file = tmp_path / "recycled.log"
     file.write_bytes(b"".join(struct.pack("<IHBI", 0, 5, 5, 9) + b"12345" for _ in range(10)))
-    assert _log_files.endless_at(str(file)) is None
+    assert _log_files.damage_in(str(file), is_manifest=False) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"\x00" * 7, b"\xff" * 6, b"\x00" * BLOCK * 2, b"\xff" * BLOCK])
@@ -153,7 +153,7 @@ def test_d24_odd_logs_come_to_an_end(tmp_path: Path, content: bytes) -> None:
     """Empty, short, zeroed and nonsensical files are looked through to their end."""
     file = tmp_path / "odd.log"
     file.write_bytes(content)
-    assert _log_files.endless_at(str(file)) is None
+    assert _log_files.damage_in(str(file), is_manifest=False) is None
 
 
 def test_d24_canary_rocksdict_reads_it_for_ever(
@@ -240,4 +240,4 @@ def test_d24_canary_rocksdict_passes_over_rows(
     )
     rows, lost, last = child.stdout.split()
     assert int(rows) < 1 + ROWS
-    assert (lost, last) == ("None", "b'" + "v" * 40 + "'"), "D24 is mended for zeros: _log_files.passed_over_at can go"
+    assert (lost, last) == ("None", "b'" + "v" * 40 + "'"), "D24 is mended for zeros: LogReader's zeros can go"
