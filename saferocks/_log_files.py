@@ -8,7 +8,7 @@ Where the length and type of a record were zeroed, or in a MANIFEST its length r
 takes that for the end of what was written. Records that are whole behind that place tell of the damage.
 
 A healthy file costs one walk from header to header, with no checksum: of a log of 64 MB with rows of 100 bytes
-about a tenth of the time in which RocksDB then recovers it. Only where a header is out of the ordinary is the file
+about a sixth of the time that RocksDB then takes to recover it. Only where a header is out of the ordinary is the file
 read as RocksDB would (`_log_reader`), checksums and all, and its verdict alone refuses.
 """
 
@@ -144,12 +144,14 @@ def _is_ordinary(blocks: Iterator[bytes], *, is_manifest: bool) -> bool:
 
 def _is_suspect(block: bytes, at: int, *, is_manifest: bool) -> bool:
     """Tell whether a block must be read as RocksDB would, from where its headers lead no further."""
-    last_matters = is_manifest or len(block) == BLOCK_BYTES
-    if at > len(block):  # in a whole block RocksDB reports that
-        return is_manifest and len(block) < BLOCK_BYTES
+    is_last = len(block) < BLOCK_BYTES
+    if at > len(block):  # of a record that is longer than its block RocksDB tells; at the end of a file it is torn
+        return is_manifest and is_last
     if at + HEADER_BYTES > len(block):
         return False
     length, kind = _LENGTH_AND_TYPE.unpack_from(block, at + 4)
     if kind in RECYCLED:
         return True
-    return last_matters and (length, kind) == (0, 0) and block.count(0, at) < len(block) - at
+    if (length, kind) == (0, 0):
+        return (is_manifest or not is_last) and block.count(0, at) < len(block) - at
+    return is_manifest and is_last and at + HEADER_BYTES + length > len(block)

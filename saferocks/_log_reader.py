@@ -101,16 +101,10 @@ class LogReader:
             self._drop(reported=True)
 
 
-def is_any_whole_after(block: bytes, place: int, *, to_the_end: bool = False) -> bool:
-    """Tell whether records with the right checksum begin anywhere behind a place, and one leads to the next.
-
-    Args:
-        block: The block.
-        place: Where RocksDB takes it to end.
-        to_the_end: Whether the last of them must end with the block; else zeros or too little for a header may follow.
-    """
+def is_any_whole_after(block: bytes, place: int) -> bool:
+    """Tell whether a record with the right checksum begins anywhere behind a place, and leads to others or the end."""
     for start in range(place + 1, len(block) - HEADER_BYTES):
-        if 0 < block[start + 6] <= _LAST and _leads_on(block, start, to_the_end=to_the_end):
+        if 0 < block[start + 6] <= _LAST and _leads_on(block, start):
             _, _, end = next(_records(block, start))
             if is_whole(block, start, end):
                 return True
@@ -118,17 +112,19 @@ def is_any_whole_after(block: bytes, place: int, *, to_the_end: bool = False) ->
 
 
 def is_length_damaged(block: bytes, place: int) -> bool:
-    """Tell whether a record that reaches beyond its file was whole, and its length alone is wrong.
+    """Tell whether the header of a record that reaches beyond its file was damaged.
 
-    It may as well have been torn, with bytes of a log in what it holds. The checksum is of all but the length, so that
-    it tells where the record ended. If more than its length was damaged, the records after it must lead to the end.
+    If it was not, the record was torn, and what it holds may look like records. But the checksum is of all but the
+    length, so that it tells where a whole record ended; and none is longer than its block, or in a MANIFEST of
+    another type than data.
     """
-    wanted, crc = _unmasked(block, place), 0xFFFFFFFF
+    wanted, crc = _unmasked(block, place) ^ 0xFFFFFFFF, 0xFFFFFFFF
     for end in range(place + HEADER_BYTES, len(block) + 1):
         crc = _CRC32C[(crc ^ block[end - 1]) & 0xFF] ^ (crc >> 8)
-        if crc ^ 0xFFFFFFFF == wanted and _is_end(block, end):
+        if crc == wanted and _is_end(block, end):
             return True
-    return is_any_whole_after(block, place, to_the_end=True)
+    _, kind, end = next(_records(block, place))
+    return (kind not in _DATA or end > BLOCK_BYTES) and is_any_whole_after(block, place)
 
 
 def _is_end(block: bytes, at: int) -> bool:
@@ -137,16 +133,14 @@ def _is_end(block: bytes, at: int) -> bool:
     return not any(block[at:]) if following is None else is_whole(block, following[0], following[2])
 
 
-def _leads_on(block: bytes, start: int, *, to_the_end: bool) -> bool:
+def _leads_on(block: bytes, start: int) -> bool:
     """Tell whether headers of data lead from a place to where a block may end: this sorts out what looks like one."""
-    end = start
-    for at, kind, end_of_record in _records(block, start):
-        if (kind, end_of_record) == (0, at + HEADER_BYTES):
-            return at > start and not to_the_end
-        if kind not in _DATA or end_of_record > len(block):
+    for at, kind, end in _records(block, start):
+        if (kind, end) == (0, at + HEADER_BYTES):
+            return at > start
+        if kind not in _DATA or end > len(block):
             return False
-        end = end_of_record
-    return end == len(block) if to_the_end else end > start
+    return True
 
 
 def _records(block: bytes, start: int = 0) -> Iterator[tuple[int, int, int]]:
