@@ -223,7 +223,7 @@ def check_long_manifest(run_python: Run, tmp_path: Path, flushes: int) -> None:
 
 def test_d24_a_long_manifest_is_not_refused(run_python: Run, tmp_path: Path) -> None:
     """A MANIFEST of several blocks, whole and torn, with zeros in its keys, is not refused."""
-    check_long_manifest(run_python, tmp_path, 200)
+    check_long_manifest(run_python, tmp_path, 100)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_d24_a_manifest_of_thousands_of_flushes_is_not_refused(run_python: Run, 
 
 def test_d24_a_live_primary_is_not_refused(run_python: Run) -> None:
     """While another process writes and flushes, its database is neither refused nor followed for ever, nor missed."""
-    child = run_python(LIVE, "400")
+    child = run_python(LIVE, "200")
     assert (child.returncode, child.stderr) == (0, "")
 
 
@@ -258,11 +258,13 @@ def test_d24_the_look_ends_where_the_file_ended_when_it_was_opened(tmp_path: Pat
 
 
 def test_d24_a_file_that_is_cut_while_it_is_read_ends_there(tmp_path: Path) -> None:
-    """A file that has become shorter since its opening comes to an end."""
+    """A file that has become shorter since its opening comes to an end, though it grows again: its blocks stay blocks."""
     file = tmp_path / "shrinking.log"
     file.write_bytes(bytes(3 * BLOCK))
     with file.open("rb", buffering=0) as opened:
         blocks = _log_files._blocks(opened, 3 * BLOCK)
         assert len(next(blocks)) == BLOCK
         os.truncate(file, BLOCK + 10)
-        assert [len(block) for block in blocks] == [10]
+        assert len(next(blocks)) == 10
+        os.truncate(file, 3 * BLOCK)
+        assert list(blocks) == []
