@@ -241,6 +241,27 @@ def test_d24_damage_that_rocksdb_reports_is_left_to_it(folder: Path) -> None:
     assert rows_in(folder) == 1 + 10
 
 
+HOLE = bytes(7) + record(1) * 3
+TORN = record(1)[:4] + b"\xff\x0f\x01content" + record(1) * 3
+
+
+@pytest.mark.parametrize(
+    ("behind", "is_manifest"),
+    [(HOLE.ljust(BLOCK, b"\0"), False), (record(1) + recycled(5), False), (HOLE, True), (TORN, True)],
+)
+@pytest.mark.parametrize("reported", [False, True])
+def test_d24_after_a_report_nothing_is_passed_over(
+    tmp_path: Path, behind: bytes, is_manifest: bool, reported: bool
+) -> None:
+    """What would be refused in the second block is not, if RocksDB stops with an error for what is in the first."""
+    first = bytearray(record(1) * 3 + record(1, bytes(BLOCK - 7 - 3 * len(record(1)))))
+    assert len(first) == BLOCK
+    first[14] ^= reported
+    file = tmp_path / "reported.log"
+    file.write_bytes(bytes(first) + behind)
+    assert (_log_files.damage_in(str(file), is_manifest=is_manifest) is None) is reported
+
+
 def test_d24_a_report_does_not_stop_the_reader_at_once(folder: Path) -> None:
     """RocksDB goes on after a wrong checksum to the next record: one of such a type it reads for ever."""
     file = log_of(folder)

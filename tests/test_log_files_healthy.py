@@ -258,7 +258,7 @@ def test_d24_the_look_ends_where_the_file_ended_when_it_was_opened(tmp_path: Pat
 
 
 def test_d24_a_file_that_is_cut_while_it_is_read_ends_there(tmp_path: Path) -> None:
-    """A file that has become shorter since its opening comes to an end, though it grows again: its blocks stay blocks."""
+    """A file that has become shorter since its opening comes to an end there, though it grows again."""
     file = tmp_path / "shrinking.log"
     file.write_bytes(bytes(3 * BLOCK))
     with file.open("rb", buffering=0) as opened:
