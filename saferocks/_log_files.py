@@ -62,13 +62,13 @@ def check_for_repair(path: str) -> None:
         CorruptionError: Naming the file, the place in it, and the remedy.
     """
     for name in _logs_of(path):
-        damage = _look(path, name, is_manifest=False)
-        if damage is not None and damage.endless:
+        damage = _look(path, name, is_manifest=False, is_repair=True)
+        if damage is not None:
             remedy = f"on a copy cut it off there (os.truncate(file, {damage.at})), which keeps what comes before"
             raise _refusal(path, name, damage, remedy)
 
 
-def damage_in(file: str, *, is_manifest: bool) -> Damage | None:
+def damage_in(file: str, *, is_manifest: bool, is_repair: bool = False) -> Damage | None:
     """Return what RocksDB would come to grief at in a log file, or None.
 
     It looks no further than the file went when it was opened: a live primary may be writing it.
@@ -78,12 +78,12 @@ def damage_in(file: str, *, is_manifest: bool) -> Damage | None:
         if _is_ordinary(_blocks(opened, size), is_manifest=is_manifest):
             return None
         opened.seek(0)
-        return LogReader(is_manifest=is_manifest).read(_blocks(opened, size))
+        return LogReader(is_manifest=is_manifest, is_repair=is_repair).read(_blocks(opened, size))
 
 
-def _look(path: str, name: str, *, is_manifest: bool) -> Damage | None:
+def _look(path: str, name: str, *, is_manifest: bool, is_repair: bool = False) -> Damage | None:
     try:
-        return damage_in(os.path.join(path, name), is_manifest=is_manifest)
+        return damage_in(os.path.join(path, name), is_manifest=is_manifest, is_repair=is_repair)
     except OSError:  # a live primary may just have removed it; what cannot be read RocksDB tells of
         return None
 

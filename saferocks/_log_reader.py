@@ -39,13 +39,15 @@ class LogReader:
     current call of `ReadRecord` has reported damage: the record that it returns is the last one read.
     """
 
-    def __init__(self, *, is_manifest: bool) -> None:
+    def __init__(self, *, is_manifest: bool, is_repair: bool = False) -> None:
         """Begin a file.
 
         Args:
             is_manifest: Whether its last block counts. What a write-ahead log loses there is its end, which recovery
                 may drop; what a MANIFEST loses are files.
+            is_repair: Whether it is read by a repair, which passes over whatever it can, and stops at no report.
         """
+        self._is_repair = is_repair
         self._is_manifest = is_manifest
         self._has_record = self._in_pieces = self._reported = self._is_over = False
 
@@ -68,11 +70,13 @@ class LogReader:
                 return Damage(at, endless=True) if self._has_record else None
             if end > len(block) and len(block) < BLOCK_BYTES:
                 self._is_over = True
-                is_lost = self._is_manifest and not self._reported and is_length_damaged(block, at)
+                is_lost = (
+                    self._is_manifest and not self._is_repair and not self._reported and is_length_damaged(block, at)
+                )
                 return Damage(at, endless=False) if is_lost else None
             if (kind, end) == (0, at + HEADER_BYTES):
                 self._drop(reported=self._in_pieces)
-                counts = not self._reported and (self._is_manifest or len(block) == BLOCK_BYTES)
+                counts = not (self._reported or self._is_repair) and (self._is_manifest or len(block) == BLOCK_BYTES)
                 return Damage(at, endless=False) if counts and is_any_whole_after(block, at) else None
             if not is_whole(block, at, end):
                 self._drop(reported=True)
@@ -82,6 +86,9 @@ class LogReader:
                 return None
         return None
 
+    def _stops(self) -> bool:
+        return self._reported and not self._is_repair
+
     def _drop(self, *, reported: bool) -> None:
         self._in_pieces = False
         self._reported = self._reported or reported
@@ -90,7 +97,7 @@ class LogReader:
         """Go on after a record with the right checksum."""
         if kind == _FULL or (kind == _LAST and self._in_pieces):
             self._reported = self._reported or (kind == _FULL and self._in_pieces)
-            self._has_record, self._in_pieces, self._is_over = True, False, self._reported
+            self._has_record, self._in_pieces, self._is_over = True, False, self._stops()
         elif kind == _FIRST:
             self._reported, self._in_pieces = self._reported or self._in_pieces, True
         elif kind in (_MIDDLE, _LAST):

@@ -182,6 +182,19 @@ def test_d24_an_undamaged_log_is_read_to_its_end(folder: Path) -> None:
     assert rows_in(folder) == 1 + ROWS
 
 
+@pytest.mark.parametrize("damage", ["hole", "checksum"])
+def test_d24_a_repair_stops_at_nothing_but_that(folder: Path, damage: str) -> None:
+    """A repair reads on behind a hole or a wrong checksum, and comes to what it would read for ever."""
+    file = log_of(folder)
+    set_type(file, -1, 5)
+    content = bytearray(file.read_bytes())
+    at = records(content)[100]
+    content[at : at + 7] = bytes(7) if damage == "hole" else bytes(4) + content[at + 4 : at + 7]
+    file.write_bytes(content)
+    with pytest.raises(saferocks.CorruptionError, match=r"for ever"):
+        saferocks.Rdict.repair(str(folder))
+
+
 def record(kind: int, content: bytes = b"content", log_number: bytes = b"") -> bytes:
     """Return a record with the right checksum."""
     crc = _log_reader._crc32c(bytes([kind]) + log_number + content)
