@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
+    Run = Callable[..., subprocess.CompletedProcess[str]]
+
 RAW = rocksdict.Options(raw_mode=True)
 KEYS = [b"k%04d" % number for number in range(2000)]
 DAMAGED_KEY = b"k1000"
