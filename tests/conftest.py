@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -30,6 +31,9 @@ saferocks.open  # the first use, with which strictness begins: before the first 
 # An example takes as long as the machine lets it; what else there is in the profile, on CI say, stays.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it is ignored, which child processes inherit
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_SECONDS = 60.0
