@@ -154,9 +154,8 @@ class ScanRecord(HandleRecord):
         """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
         super().abandon()
         rows, self.rows = self.rows, None
-        if rows is not None:
-            with suppress(ValueError):  # a thread that is no more was taking a row
-                rows.close()
+        if rows is not None and not rows.gi_running:  # else a thread that is no more was taking a row
+            rows.close()
 
     def end(self) -> StopIteration | BaseException:
         """Say how the scan ended, once its generator has."""
@@ -168,19 +167,22 @@ class ScanRecord(HandleRecord):
 def _close(rows: Any) -> None:
     """Close a generator, once no other thread is taking a row from it.
 
+    Python 3.11 and 3.12 may crash when a generator is closed that another thread is executing, instead of raising
+    ValueError: they look at its stack if what comes next in its code resembles a `yield from`. So it is asked first;
+    nothing that lets another thread run stands between the question and the call.
+
     Raises:
         BusyError: If it is running further up this stack, or for too long elsewhere.
     """
     deadline = time.monotonic() + _CLOSE_SECONDS
     while True:
-        try:
-            rows.close()
-        except ValueError:  # "generator already executing"
-            if _is_on_this_stack(rows) or time.monotonic() >= deadline:
-                raise BusyError("Resource busy: the iterator is taking a row further up this stack", code=11) from None
-            time.sleep(0)
-        else:
-            return
+        with suppress(ValueError):  # "generator already executing", where Python tells after all
+            if not rows.gi_running:
+                rows.close()
+                return
+        if _is_on_this_stack(rows) or time.monotonic() >= deadline:
+            raise BusyError("Resource busy: the iterator is taking a row further up this stack", code=11)
+        time.sleep(0)
 
 
 def _is_on_this_stack(rows: Any) -> bool:

@@ -607,3 +607,52 @@ COLLECTOR = """
 def test_finalizers_inside_every_call(run_race: Run, rounds: int) -> None:
     """With a collection at nearly every allocation, leaked handles are released inside other calls, unharmed."""
     assert outcome(run_race(COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds
+
+
+CLOSED_WHILE_EXECUTING = """
+    import faulthandler, sys, threading, time
+    from saferocks._scan import _close
+
+    faulthandler.dump_traceback_later(60, exit=True)
+    sys.setswitchinterval(1e-6)
+
+    class Called:
+        def __call__(self, number):
+            return number
+
+    # Calls of ever other kinds: the counters that Python keeps in the code of such a generator take on any value.
+    FUNCTIONS = [type, Called(), int, lambda number: number, abs, str, Called()]
+
+    def rows():
+        number = 0
+        while True:
+            number += 1
+            FUNCTIONS[number % 7](number)
+            FUNCTIONS[number * 3 % 7](number)
+            if number % 50 == 0:
+                yield number
+
+    def close():
+        while found := current[:1]:
+            _close(found[0])
+
+    current = [rows()]
+    threads = [threading.Thread(target=close, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + float(sys.argv[1])
+    while time.monotonic() < end:
+        taken = current[0] = rows()
+        for _ in taken:
+            pass
+    current.clear()
+    for thread in threads:
+        thread.join()
+"""
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_scan_is_never_closed_while_another_thread_executes_it(run_python: Run, seconds: float) -> None:
+    """Python 3.11 and 3.12 may crash then; the release waits until the thread is between two rows."""
+    run = run_python(CLOSED_WHILE_EXECUTING, str(seconds))
+    assert (run.returncode, run.stderr) == (0, "")
