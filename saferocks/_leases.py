@@ -209,6 +209,8 @@ def _begin_again(record: HandleRecord, lease: Lease) -> bool:
     while last is not fresh:
         if last is None:
             return False
+        # Another thread may have read the clock later, and renewed sooner: nobody's term becomes shorter by that.
+        fresh.began = max(fresh.began, last.began)
         following = last.outcome.setdefault("", fresh)
         if isinstance(following, Stage):
             lease.expired = True  # which the watcher may be about to say

@@ -996,6 +996,27 @@ def test_released_while_its_lease_begins(
     assert (_leases.pending, pending_deadlines()) == ({}, 0)
 
 
+def test_renewed_by_another_while_it_is_renewed(
+    rows: saferocks.Rdict, clock: MovedClock, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later of two renewals counts, also when the other has looked at the clock before it and ends after it."""
+    with rows.keys(expire_after=5) as keys, monkeypatch.context() as patched:
+
+        def now_and_renew_later() -> float:
+            patched.undo()
+            before = clock.time
+            clock.advance(3)
+            keys.renew()
+            return before
+
+        patched.setattr(clock, "now", now_and_renew_later)
+        keys.renew()
+        clock.advance(4.9)
+        assert next(keys) == b"k000"
+        clock.advance(0.1)
+        assert names(told()) == ["handle_expired"]
+
+
 def test_released_while_it_is_renewed(
     rows: saferocks.Rdict, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
