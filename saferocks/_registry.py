@@ -18,11 +18,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _settings
+from saferocks._bound import bound, modules
 from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
+    from saferocks._bound import Bound
     from saferocks._settings import Duration, Policy, Trace
 
 #: A place in the code, as a code object and an instruction offset; cheap to take, formatted late.
@@ -155,9 +157,11 @@ class Record:
         opened: `time.monotonic()` at the opening.
         thread: Identifier of the opening thread.
         label: The caller's own name for the handle.
+        bound: What was bound to structlog's context variables at the opening.
     """
 
     __slots__ = (
+        "bound",
         "id",
         "keeper",
         "label",
@@ -201,6 +205,7 @@ class Record:
         self.state = OPEN
         self.reason: Reason | None = None
         self.thread = get_ident()
+        self.bound: Bound = bound() if "structlog" in modules else ()
         self.opened = monotonic()
         self.id = number = next(_ids)
         # From here on the handle is in the registry, and only `release` takes it out.

@@ -24,10 +24,13 @@ TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
 #: The rooms of the package, lowest first. A module imports from its own room and from those before
 #: it, never from a later one. A new module is given a room here.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events", "_settings", "_directory", "_ordering", "_status", "_startup", "_allowances", "_deadlines"),
+    (
+        "errors", "events", "_settings", "_directory", "_ordering", "_status", "_startup", "_allowances", "_deadlines",
+        "_bound",
+    ),
     ("_engine", "_views", "_cursor"),
     ("_registry", "_options"),
-    ("_watch",),
+    ("_watch", "_telling"),
     ("_guard",),
     ("_handle", "_leases", "_fork"),
     ("_iterator", "_scan", "_scan_methods", "_snapshot", "_batch", "_owner", "_family_handle", "_files", "inspection"),
