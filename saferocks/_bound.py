@@ -37,7 +37,9 @@ def bound() -> Bound:
     if not variables:
         return ()
     found: Bound = ()
-    for name, variable in list(variables.items()):  # another thread may be binding a new one
+    # A copy, since another thread may be binding a new one. To list the items would make tuples, and with them
+    # room for a collection, in which that thread may go on.
+    for name, variable in variables.copy().items():
         value = variable.get(...)
         if value is not ...:
             found += ((name.removeprefix(_PREFIX), value if type(value) in _PLAIN else _kept(value)),)
