@@ -96,6 +96,7 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
         escape: How.
         age: For how many seconds it had been open when it escaped; its present age if left out.
     """
+    record.owner.totals.leaked(record.kind)
     watch = _watch.whose(record)
     key = (record.kind, identity(record.site), escape, record.label, id(watch))
     owner = record.owner

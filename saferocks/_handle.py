@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from saferocks import _engine, _guard, _leases, _registry, _watch, events
 from saferocks._leases import pending as leases
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
+from saferocks._totals import counting
 from saferocks.errors import (
     ForkedHandleError,
     HandleClosedError,
@@ -292,6 +293,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     record.state = RELEASED
     if leases:
         _leases.ended(record)
+    if counting and reason is not Reason.ABANDONED:
+        record.owner.totals.released(record.kind, record.opened)
     try:
         if record.disposes:
             record.disable()

@@ -13,11 +13,12 @@ import itertools
 import os
 import sys
 from enum import Enum
+from operator import attrgetter
 from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _settings
+from saferocks import _settings, _totals
 from saferocks._bound import bound, modules
 from saferocks._settings import INHERITED
 
@@ -84,9 +85,12 @@ class Owner:
         leaks: Tallies of what escaped and has not been raised yet, kept by the guard.
         closing: True from the start of a close, for good once it is done; no handle opens then.
         own_lease: Its own `warn_after` and `expire_after` for its handles, given or left out.
+        totals: What has become of its handles, and of those of others of the same name.
     """
 
-    __slots__ = ("__weakref__", "children", "closing", "leaks", "name", "own_lease", "own_policy", "own_trace")
+    __slots__ = (
+        "__weakref__", "children", "closing", "leaks", "name", "own_lease", "own_policy", "own_trace", "totals",
+    )  # fmt: skip
 
     def __init__(self, name: str | None, policy: Policy | None = None, trace: Trace | None = None) -> None:
         self.name = name
@@ -96,6 +100,7 @@ class Owner:
         self.children: dict[int, Record] = {}
         self.leaks: dict[Any, Any] = {}
         self.closing = False
+        self.totals = _totals.of_database(name, _open_names)
 
     @property
     def policy(self) -> Policy:
@@ -108,12 +113,18 @@ class Owner:
         self.leaks.clear()
 
 
+def _open_names() -> set[str | None]:
+    """Return the names of the databases that are open."""
+    return {record.owner.name for record in list(records.values()) if record.kind == "database"}
+
+
 #: Handles that belong to no database.
 PROCESS = Owner(None)
 
 #: All open handles of the process, oldest first, by id.
 records: dict[int, Record] = {}
 _ids = itertools.count(1)
+_number_of = attrgetter("id")
 
 
 #: The process whose handles these are.
@@ -291,7 +302,7 @@ def in_order(some: dict[int, Record]) -> list[Record]:
     sort, which takes no time over what is sorted but for that.
     """
     found = list(some.values())
-    found.sort(key=lambda record: record.id)
+    found.sort(key=_number_of)
     return found
 
 
