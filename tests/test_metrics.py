@@ -20,7 +20,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 import saferocks
-from saferocks import _engine, _figures, _metrics, _registry, _totals, metrics, otel
+from saferocks import _engine, _figures, _metrics, _totals, metrics, otel
 
 if TYPE_CHECKING:
     import subprocess
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
     Scrape = Callable[[], "Scraped"]
+
+pytestmark = pytest.mark.usefixtures("fresh_totals")
 
 KINDS = ("iterator", "snapshot", "write_batch", "checkpoint", "column_family", "database")
 
@@ -49,13 +51,6 @@ class Scraped:
     def named(self, name: str) -> dict[Any, float]:
         """Return all values of a name."""
         return {key[1:]: value for key, value in self.values.items() if key[0] == f"saferocks_{name}"}
-
-
-@pytest.fixture(autouse=True)
-def fresh_totals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin each test with no totals, as a program does: what other tests have done is no matter."""
-    monkeypatch.setattr(_totals, "_databases", {})
-    monkeypatch.setattr(_registry.PROCESS.totals, "series", _totals.Totals(None).series)
 
 
 @pytest.fixture
@@ -341,7 +336,7 @@ def test_a_database_that_is_being_closed_is_left_alone(
 
 @pytest.mark.parametrize("moment", ["before the first call", "between two calls", "after the memory"])
 def test_a_database_that_a_finalizer_closes_in_the_midst(
-    scrape: Scrape, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch, moment: str
+    scrape: Scrape, path: str, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """A database that this very thread closes while it is being asked is left out, without an error."""
     measure, memory = _figures._measure, _figures.inspection.native_memory
@@ -366,7 +361,7 @@ def test_a_database_that_a_finalizer_closes_in_the_midst(
         monkeypatch.setattr(_figures.inspection, "native_memory", patch)
     assert scrape().named("live_sst_bytes") == {}
     assert db._record.reason is not None
-    with saferocks.open(db.path()):  # nothing of it was kept open
+    with saferocks.open(path):  # nothing of it was kept open
         pass
 
 
