@@ -131,9 +131,7 @@ def handle_figures(records: Sequence[Record], every: Iterable[Totals]) -> tuple[
     epoch = time.time() - time.monotonic()
     known = {(each, kind): None for each in every for kind in list(each.series)}
     every_key = known | dict.fromkeys(counts)
-    return tuple(
-        _of_kind(each, kind, counts[each, kind], oldest.get((each, kind)), epoch) for each, kind in every_key
-    )
+    return tuple(_of_kind(each, kind, counts[each, kind], oldest.get((each, kind)), epoch) for each, kind in every_key)
 
 
 def _of_kind(totals: Totals, kind: str, count: int, oldest: Record | None, epoch: float) -> HandleFigures:

@@ -404,5 +404,3 @@ def test_an_event_with_its_bound_values_as_one_dict() -> None:
     """`as_dict` has fields and bound values, and of two of one name the field."""
     event = Event("e", logging.INFO, {"a": 1, "b": None}, {"b": 2, "c": 3})
     assert event.as_dict() == {"a": 1, "b": None, "c": 3}
-
-

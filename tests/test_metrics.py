@@ -473,9 +473,7 @@ def test_labels_are_bounded(scrape: Scrape, tmp_path: Path) -> None:
         assert found("open_handles", kind="database", database=str(tmp_path / "main")) == 1
 
 
-def test_too_many_open_databases_share_a_label(
-    scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_open_databases_share_a_label(scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More databases than are allowed, all open, are told together, and nothing is lost."""
     monkeypatch.setattr(_totals, "MOST_DATABASES", 2)
     with ExitStack() as stack:
