@@ -171,17 +171,24 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
 
 
 def _measure(record: FamilyRecord, counts_alone: bool) -> DatabaseFigures:
-    owner = record.owner
-    memory = inspection.native_memory(record.native, sorted(owner.families))
+    memory = inspection.native_memory(record.native, sorted(record.owner.families))
+    found = _count(record, counts_alone)
     for _ in range(_ATTEMPTS):  # other threads open and release meanwhile
-        live = _engine.live_iterators(owner.options) if counts_alone else None
-        snapshots = record.native.property_int_value("rocksdb.num-snapshots") or 0
-        children = list(owner.children.values())
-        registered = count_snapshots(children)
-        iterators = None if live is None else count_iterators(children)
-        if (snapshots, live) == (registered, iterators):
+        if found[:2] == found[2:]:
             break
-    return DatabaseFigures(owner.name, memory, snapshots, registered, live, iterators)
+        found = _count(record, counts_alone)
+    snapshots, iterators, registered_snapshots, registered_iterators = found
+    return DatabaseFigures(record.owner.name, memory, snapshots, registered_snapshots, iterators, registered_iterators)
+
+
+def _count(record: FamilyRecord, counts_alone: bool) -> tuple[int, int | None, int, int | None]:
+    """Count snapshots and iterators by RocksDB, and then by the registry."""
+    owner = record.owner
+    iterators = _engine.live_iterators(owner.options) if counts_alone else None
+    snapshots = record.native.property_int_value("rocksdb.num-snapshots") or 0
+    children = list(owner.children.values())
+    registered = None if iterators is None else count_iterators(children)
+    return snapshots, iterators, count_snapshots(children), registered
 
 
 def count_snapshots(records: Iterable[Record]) -> int:

@@ -115,7 +115,7 @@ BAD_HOOKS: dict[str, Any] = {
 def test_what_is_no_list_of_functions_is_refused(name: str) -> None:
     """Anything but an iterable of functions is a TypeError at the call, and what was set stays."""
     before = events.get_hooks()
-    with pytest.raises(TypeError, match="hooks .*; give"):
+    with pytest.raises(TypeError, match=r"hooks .*; give"):
         events.set_hooks(BAD_HOOKS[name])
     assert events.get_hooks() is before
 

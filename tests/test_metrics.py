@@ -311,7 +311,7 @@ def test_the_heap_is_told_where_it_can_be(scrape: Scrape, monkeypatch: pytest.Mo
 def test_a_database_that_is_being_closed_is_left_alone(
     scrape: Scrape, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another thread closes a database, its handles are told and RocksDB is not asked of it; nothing waits long."""
+    """While another thread closes a database, its handles are told; RocksDB is not asked of it, nor waited for."""
     asked, closing = threading.Event(), threading.Event()
     close_native = _engine.close_native
 
@@ -513,7 +513,7 @@ def test_each_metric_is_described_before_it_is_collected() -> None:
 @pytest.mark.parametrize("bad", [None, "registry", 7, object()])
 def test_what_is_no_registry_is_refused(bad: Any) -> None:
     """Anything but a registry of prometheus-client is a TypeError at the call."""
-    with pytest.raises(TypeError, match="to is .*; give a CollectorRegistry"):
+    with pytest.raises(TypeError, match=r"to is .*; give a CollectorRegistry"):
         metrics.register(bad)
 
 
@@ -645,5 +645,5 @@ def test_one_collection_is_of_one_copy(
 @pytest.mark.parametrize("bad", ["provider", 7, object()])
 def test_what_is_no_meter_provider_is_refused(bad: Any) -> None:
     """Anything but a meter provider is a TypeError at the call."""
-    with pytest.raises(TypeError, match="meter_provider is .*; give a MeterProvider"):
+    with pytest.raises(TypeError, match=r"meter_provider is .*; give a MeterProvider"):
         otel.instrument(bad)
