@@ -414,6 +414,26 @@ def test_scrapes_while_databases_open_and_close(scrape: Scrape, tmp_path: Path) 
             assert found("handles_opened_total", **labels) == found("handles_released_total", **labels)
 
 
+def test_a_total_does_not_go_down_while_a_handle_is_being_released(
+    scrape: Scrape, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scrape between a handle's leaving the registry and its being counted tells as many opened as before."""
+    midst: list[tuple[float, float]] = []
+    released = _totals.Totals.released
+    labels = {"kind": "iterator", "database": db.path()}
+
+    def scrape_first(totals: _totals.Totals, kind: str, opened: float) -> None:
+        found = scrape()
+        midst.append((found("open_handles", **labels), found("handles_opened_total", **labels)))
+        released(totals, kind, opened)
+
+    with db.items():
+        assert scrape()("handles_opened_total", **labels) == 1
+        monkeypatch.setattr(_totals.Totals, "released", scrape_first)
+    monkeypatch.undo()
+    assert midst == [(0, 1)]
+
+
 def test_a_scrape_does_not_wait_for_who_adds_up(scrape: Scrape, db: saferocks.Rdict) -> None:
     """A scrape from a signal handler that has interrupted the adding up ends, with what has been added so far."""
     with db.items():
