@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _leases, _registry, _watch, events
 from saferocks._leases import pending as leases
-from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
+from saferocks._registry import (
+    ABANDONED,
+    ENTERED,
+    EXITED,
+    OPEN,
+    REFUSED,
+    RELEASED,
+    USED,
+    Reason,
+    Record,
+    State,
+    records,
+)
 from saferocks._totals import counting
 from saferocks.errors import (
     ForkedHandleError,
@@ -293,7 +305,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     record.state = RELEASED
     if leases:
         _leases.ended(record)
-    if counting and reason is not Reason.ABANDONED:
+    if counting and reason is not ABANDONED:
         record.owner.totals.released(record.kind, record.opened)
     try:
         if record.disposes:

@@ -73,7 +73,7 @@ class Reason(Enum):
 
 
 # As for the states.
-EXITED, EXHAUSTED = Reason.EXITED, Reason.EXHAUSTED
+EXITED, EXHAUSTED, ABANDONED = Reason.EXITED, Reason.EXHAUSTED, Reason.ABANDONED
 
 
 class Owner:

@@ -113,9 +113,10 @@ class Totals:
             kind: Its kind.
             opened: `time.monotonic()` at its opening.
         """
-        series = self.of(kind)
-        series.fresh.append(monotonic() - opened)
-        if len(series.fresh) > _MOST_FRESH and _adding.acquire(False):
+        series = self.series.get(kind) or self.of(kind)
+        fresh = series.fresh
+        fresh.append(monotonic() - opened)
+        if len(fresh) > _MOST_FRESH and _adding.acquire(False):
             try:
                 series.add_up()
             finally:
