@@ -582,12 +582,13 @@ with saferocks.open("db") as db, db.items():
     with db.iter():
         pass
     child = os.fork()
+    if child:
+        os.waitpid(child, 0)  # so that they do not print at once
     text = generate_latest(registry).decode()
     lines = [line for line in text.splitlines() if line.startswith(("saferocks_open", "saferocks_handles_opened"))]
     print("child" if child == 0 else "parent", sum(float(line.split()[-1]) for line in lines), flush=True)
     if child == 0:
         os._exit(0)
-    os.waitpid(child, 0)
 """
 
 
