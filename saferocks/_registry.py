@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import sys
 from enum import Enum
 from operator import attrgetter
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _settings, _totals
 from saferocks._bound import bound, modules
+from saferocks._process import forking, see
 from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
@@ -127,20 +127,10 @@ _ids = itertools.count(1)
 _number_of = attrgetter("id")
 
 
-#: The process whose handles these are.
-_process = os.getpid()
-
-
-def is_inherited() -> bool:
-    """Tell whether this is a forked child that has not yet been told so: what is collected now is its parent's."""
-    return os.getpid() != _process
-
-
-def adopt_process() -> None:
-    """Begin anew in a forked child: no handle in it is its own, and no other thread runs."""
-    global _process, _listing  # noqa: PLW0603 - once in each process
+def start_afresh() -> None:
+    """Forget all handles, in a forked child: none in it is its own, and no other thread runs."""
+    global _listing  # noqa: PLW0603 - once in each process
     records.clear()
-    _process = os.getpid()
     _listing = RLock()  # a thread that is no more may have held it
 
 
@@ -196,6 +186,8 @@ class Record:
     def __init__(self, owner: Owner, label: str | None = None) -> None:
         if label is not None and not isinstance(label, str):
             raise TypeError(f"label is {label!r}; give a str")
+        if forking:  # a handle that a forked child opens is its own, and none of those that it inherits
+            see()
         trace = owner.own_trace or _settings.current.trace
         if trace == "off":
             self.site, self.stack = _NOWHERE, ()
@@ -289,7 +281,9 @@ def running_threads() -> frozenset[int]:
 
 
 def snapshot() -> list[Record]:
-    """Return one consistent copy of all open records, oldest first."""
+    """Return one consistent copy of all open records of this process, oldest first."""
+    if forking:
+        see()
     return in_order(records)
 
 

@@ -31,6 +31,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saferocks._deadlines import hand_over
+from saferocks._process import forking, see
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,7 +173,9 @@ def defer_call(function: Callable[..., object], *arguments: Any) -> None:
 
 
 def drain() -> None:
-    """Tell what has been queued."""
+    """Tell what has been queued, by this process."""
+    if forking:
+        see()
     if pending and _is_within_logging():
         return  # whoever drains next does it
     while pending:
