@@ -4,6 +4,9 @@ Each opening asks, so programs without structlog pay one look at `sys.modules`, 
 nothing a call. What is kept of a variable is only what cannot lead back to a handle: the record in the
 registry is what keeps it, and a handle that its own record keeps is never collected, and never found to
 have leaked. So neither a `contextvars.Context` is kept nor a value of any other type than plain ones.
+
+It is kept beside the records and not in them, since most have none: by the handle's id, from its opening
+to its release. A lease and a tally tell of a handle that may have been released, and have copies.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from typing import Any
 #: Names and values of context variables, as structlog has bound them.
 Bound = tuple[tuple[str, Any], ...]
 
+#: What was bound when the handles were opened that are open, by their ids; only where something was. Each step
+#: is one operation on the dict, so finalizers may take it too.
+kept: dict[int, Bound] = {}
 #: `sys.modules`, which every opening looks at.
 modules = sys.modules
 _PREFIX = "structlog_"

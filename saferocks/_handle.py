@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _leases, _process, _registry, _watch, events
+from saferocks._bound import kept
 from saferocks._leases import pending as leases
 from saferocks._process import forking, see
 from saferocks._registry import (
@@ -347,6 +348,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     finally:
         record.native = None
         record.keeper = None
+        if kept:
+            kept.pop(record.id, None)
         record.owner.children.pop(record.id, None)
     return True
 

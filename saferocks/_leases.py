@@ -25,6 +25,7 @@ from saferocks.errors import HandleError, OverdueHandleWarning
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from saferocks._bound import Bound
     from saferocks._handle import HandleRecord
     from saferocks._registry import Owner, Record, Site
     from saferocks._settings import Duration
@@ -59,9 +60,10 @@ class Lease:
         expired: Whether it may not be used any more.
         owed: Holds one token while it has been called overdue and nobody was told of its return.
         thread: The name of the opening thread, as it was told.
+        bound: What was bound to structlog's context variables at the opening.
     """
 
-    __slots__ = ("expire_after", "expired", "opened", "owed", "term", "thread", "warn_after")
+    __slots__ = ("bound", "expire_after", "expired", "opened", "owed", "term", "thread", "warn_after")
 
     def __init__(self, warn_after: float | None, expire_after: float | None) -> None:
         self.warn_after = warn_after
@@ -71,6 +73,7 @@ class Lease:
         self.expired = False
         self.owed: list[None] = []
         self.thread = ""
+        self.bound: Bound = ()
 
     def expires_at(self) -> float | None:
         """Return when the handle expires unless it is renewed, by the watcher's clock."""
@@ -175,6 +178,7 @@ def grant(record: HandleRecord, lease: Lease) -> None:
     """
     began = lease.opened = watcher.clock.now()
     lease.term = term = Term(record, lease, began)
+    lease.bound = record.bound  # which the record knows no more when the last of its events is told
     record.lease = lease
     pending[record.id] = lease
     if record.reason is None:
@@ -269,7 +273,7 @@ def _event(name: str, record: Record, lease: Lease, **more: Any) -> events.Event
         stack="\n".join(map(_registry.format_frame, record.stack)) or None,
         **more,
     )
-    return events.warning(f"saferocks.{name}", record.bound, fields)
+    return events.warning(f"saferocks.{name}", lease.bound, fields)
 
 
 def figures(record: Record) -> dict[str, float | None]:

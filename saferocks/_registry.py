@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _settings, _totals
-from saferocks._bound import bound, modules
+from saferocks._bound import bound, kept, modules
 from saferocks._process import forking, see
 from saferocks._settings import INHERITED
 
@@ -131,6 +131,7 @@ def start_afresh() -> None:
     """Forget all handles, in a forked child: none in it is its own, and no other thread runs."""
     global _listing  # noqa: PLW0603 - once in each process
     records.clear()
+    kept.clear()
     _listing = RLock()  # a thread that is no more may have held it
 
 
@@ -158,11 +159,9 @@ class Record:
         opened: `time.monotonic()` at the opening.
         thread: Identifier of the opening thread.
         label: The caller's own name for the handle.
-        bound: What was bound to structlog's context variables at the opening.
     """
 
     __slots__ = (
-        "bound",
         "id",
         "keeper",
         "label",
@@ -208,12 +207,21 @@ class Record:
         self.state = OPEN
         self.reason: Reason | None = None
         self.thread = get_ident()
-        self.bound: Bound = bound() if "structlog" in modules else ()
+        found = bound() if "structlog" in modules else ()
         self.opened = monotonic()
         self.id = number = next(_ids)
         # From here on the handle is in the registry, and only `release` takes it out.
         owner.children[number] = self
         records[number] = self
+        if found:
+            kept[number] = found
+            if number not in records:  # a signal handler has released it
+                kept.pop(number, None)
+
+    @property
+    def bound(self) -> Bound:
+        """What was bound to structlog's context variables at the opening; nothing once it is released."""
+        return kept.get(self.id, ())
 
     @property
     def note(self) -> str | None:

@@ -9,7 +9,6 @@ waited for: what has been appended is added up by whoever finds the lock free.
 from __future__ import annotations
 
 import itertools
-import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from threading import Lock
@@ -183,6 +182,3 @@ def start_afresh() -> None:
     _adding = Lock()
     _databases.clear()
     _process.series = Totals(None).series
-
-
-os.register_at_fork(after_in_child=start_afresh)
