@@ -81,7 +81,7 @@ def _adopt() -> None:
     _leases.start_afresh()
     _totals.start_afresh()
     _watch.forget_leaks()
-    events.pending.clear()
+    events.start_afresh()
     _registry.start_afresh()
     _process.adopted()
 

@@ -235,7 +235,10 @@ def warnings_are_logged() -> bool:
 
 
 def warn(text: str, category: type[Warning], site: Site) -> None:
-    """Issue a warning as if the opening line had issued it."""
+    """Issue a warning as if the opening line had issued it, or queue it where it might wait for a logger's lock."""
+    if warnings_are_logged() and events.is_within_logging():
+        events.defer_call(warn, text, category, site)
+        return
     code = site[0]
     filename = "<unknown>" if code is None else code.co_filename
     warnings.warn_explicit(text, category, filename, _registry.line_of(site))

@@ -16,7 +16,9 @@ their place, adds some, or silences them.
 | `saferocks.database_closed` | debug | |
 
 What finalizers find is queued and told by the next ordinary call. So is what comes up inside a call of a
-logger or of a hook, which a signal handler or a finalizer may interrupt while it holds its lock.
+logger or of a hook, which a signal handler or a finalizer may interrupt while it holds its lock. What a hook
+does itself when it is told of something that a hook has done is not told: a hook that opens a database
+each time would never come to an end.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from saferocks._deadlines import hand_over
@@ -41,8 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Hook", "get_hooks", "log", "log_to_logging", "log_to_structlog", "set_hooks"]
 
 _logger = logging.getLogger("saferocks")
-#: Names that structlog's `log` takes for itself.
+#: Names that are not for others: structlog's `bind` takes the first for itself, and its processors the rest.
 _TAKEN = frozenset({"self", "level", "event"})
+#: structlog's methods by level; each of its loggers has these, whatever it is configured to wrap them in.
+_METHODS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 #: Packages whose functions may hold the lock of a logger while they run.
 _LOGGERS = frozenset({"logging", "structlog"})
 
@@ -82,7 +87,13 @@ def log_to_structlog(event: Event) -> None:
     import structlog  # so that only who wants it pays for it
 
     fields = {name: value for name, value in event.as_dict().items() if name not in _TAKEN}
-    structlog.get_logger("saferocks").log(event.level, event.name, **fields)
+    # Bound first: `method_name` and others are names of parameters that loggers hand on among themselves.
+    logger = structlog.get_logger("saferocks").bind(**fields)
+    method = _METHODS.get(event.level)
+    if method is None:
+        logger.log(event.level, event.name)
+    else:
+        getattr(logger, method)(event.name)
 
 
 def log_to_logging(event: Event) -> None:
@@ -100,8 +111,8 @@ def log(event: Event) -> None:
     """
     # A program that has configured structlog has imported it; importing it here would cost
     # every other program its import time.
-    structlog = sys.modules.get("structlog")
-    if structlog is not None and structlog.is_configured():
+    is_configured = getattr(sys.modules.get("structlog"), "is_configured", None)  # None in the midst of its import
+    if is_configured is not None and is_configured():
         log_to_structlog(event)
     else:
         log_to_logging(event)
@@ -160,11 +171,15 @@ def get_hooks() -> tuple[Hook, ...]:
 # Found where nothing may be told: a finalizer can run while its own thread holds a
 # handler's lock. `deque.append` is atomic; `drain` is called from ordinary code.
 pending: deque[Callable[[], object]] = deque()
+#: The threads that call hooks at this moment, and of which generation the event is: 1 if a hook has caused it.
+_telling: dict[int, int] = {}
 
 
 def defer(event: Event) -> None:
-    """Queue an event from a finalizer; takes no lock and never blocks."""
-    pending.append(partial(_tell, event))
+    """Queue an event from a finalizer, unless a hook causes events without end; takes no lock and never blocks."""
+    generation = _telling.get(get_ident(), -1) + 1
+    if generation <= 1:
+        pending.append(partial(_tell, event, generation))
 
 
 def defer_call(function: Callable[..., object], *arguments: Any) -> None:
@@ -176,7 +191,7 @@ def drain() -> None:
     """Tell what has been queued, by this process."""
     if forking:
         see()
-    if pending and _is_within_logging():
+    if pending and is_within_logging():
         return  # whoever drains next does it
     while pending:
         try:
@@ -191,13 +206,13 @@ def drain() -> None:
 
 def emit(event: Event) -> None:
     """Tell an event from ordinary code."""
-    if _is_within_logging():
+    if is_within_logging():
         defer(event)
     else:
-        _tell(event)
+        _tell(event, 0)
 
 
-def _is_within_logging() -> bool:
+def is_within_logging() -> bool:
     """Tell whether this thread may hold the lock of a logger or of a hook at this moment.
 
     A signal handler, a finalizer or a `__repr__` that is being logged may run in the midst of one.
@@ -212,10 +227,15 @@ def _is_within_logging() -> bool:
         frame = frame.f_back
 
 
-def _tell(event: Event) -> None:
-    # In a context of its own: what happens to be bound in the thread that tells an event, perhaps for
-    # another request, has nothing to do with it.
-    Context().run(_call_hooks, event)
+def _tell(event: Event, generation: int) -> None:
+    thread = get_ident()
+    try:
+        _telling[thread] = generation
+        # In a context of its own: what happens to be bound in the thread that tells an event, perhaps for
+        # another request, has nothing to do with it.
+        Context().run(_call_hooks, event)
+    finally:
+        _telling.pop(thread, None)
 
 
 def _call_hooks(event: Event) -> None:
@@ -230,6 +250,14 @@ def _call_hooks(event: Event) -> None:
 
 
 _CALL = _call_hooks.__code__
+
+
+def start_afresh() -> None:
+    """Forget, in a forked child, what its parent had to tell, and the threads that are not there."""
+    pending.clear()
+    own = get_ident()  # which may fork in a hook, and then goes on in it
+    for thread in [other for other in _telling if other != own]:
+        del _telling[thread]
 
 
 def warning(name: str, bound: Bound, fields: Mapping[str, Any]) -> Event:

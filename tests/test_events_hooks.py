@@ -301,6 +301,94 @@ def test_structlog_is_given_what_was_bound(db: saferocks.Rdict, merges: bool) ->
     assert structlog.contextvars.get_contextvars() == {"other": "second"}
 
 
+WRAPPERS = {
+    "generic": structlog.BoundLogger,
+    "stdlib": structlog.stdlib.BoundLogger,
+    "filtering": structlog.make_filtering_bound_logger(logging.DEBUG),
+}
+
+
+@pytest.mark.usefixtures("_unbound", "restored")
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_each_logger_of_structlog_is_told(db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch, wrapper: str) -> None:
+    """Whatever structlog wraps its loggers in hears of an event, whatever names were bound."""
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(repr(unraisable.exc_value)))
+    found: list[tuple[str, dict[str, Any]]] = []
+
+    def keep(_logger: object, method: str, event: dict[str, Any]) -> str:
+        found.append((method, event))
+        raise structlog.DropEvent
+
+    odd = {"method_name": "odd", "args": 1, "name": "n", "message": "m", "msg": "q", "kw": 2, "new_values": 3}
+    structlog.configure(processors=[keep], wrapper_class=WRAPPERS[wrapper])
+    try:
+        with structlog.contextvars.bound_contextvars(**odd):
+            leak(db)
+        db.handles()
+    finally:
+        structlog.reset_defaults()
+    assert raised == []
+    ((method, entry),) = found
+    assert (method, entry["event"]) == ("warning", "saferocks.handle_leaked")
+    assert entry.items() >= odd.items()
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_processor_that_fails_disturbs_nobody(db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of structlog's processors goes to `sys.unraisablehook`, and the call goes on."""
+    raised: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(repr(unraisable.exc_value)))
+    structlog.configure(processors=[lambda *_: 1 / 0])  # type: ignore[list-item, return-value]
+    try:
+        leak(db)
+        assert db.handles() == ()
+    finally:
+        structlog.reset_defaults()
+    assert raised == ["ZeroDivisionError('division by zero')"]
+
+
+@pytest.mark.usefixtures("_unbound")
+def test_what_was_bound_is_kept_no_longer_than_the_handle(path: str, heard: list[Event]) -> None:
+    """However a handle ends, in its `with`, by a leak, a close or an opening that fails, nothing is kept of it."""
+    with pytest.warns(ResourceWarning), structlog.contextvars.bound_contextvars(request_id="r"):
+        with saferocks.open(path) as db:
+            with db.items(), db.write_batch():
+                assert len(_bound.kept) == 3
+            with pytest.raises(TypeError):
+                db.items(read_opt=7)  # type: ignore[arg-type]
+            db.snapshot()
+            assert len(_bound.kept) == 1
+            outlives = db.snapshot().__enter__()
+        with pytest.raises(saferocks.IOFailedError):
+            saferocks.open(__file__)
+    assert _bound.kept == {}
+    assert {event.fields["kind"]: event.bound for event in heard if "leaked" in event.name} == {
+        "snapshot": {"request_id": "r"}
+    }
+    assert outlives._record.bound == ()
+
+
+@pytest.mark.usefixtures("_unbound", "restored")
+def test_a_release_while_the_overdue_handle_is_told(db: saferocks.Rdict, clock: MovedClock) -> None:
+    """The return of a handle that ends while it is called overdue is told with what was bound, too."""
+    heard: list[Event] = []
+
+    def release(event: Event) -> None:
+        heard.append(event)
+        cursor.__exit__(None, None, None)
+
+    with structlog.contextvars.bound_contextvars(request_id="r"):
+        cursor: Any = db.iter(warn_after=1)
+        cursor.__enter__()
+    events.set_hooks([release])
+    with pytest.warns(saferocks.OverdueHandleWarning):
+        clock.advance(2)
+        clock.settle()
+    assert [event.name for event in heard] == ["saferocks.handle_overdue", "saferocks.handle_returned"]
+    assert [event.bound for event in heard] == [{"request_id": "r"}] * 2
+
+
 @pytest.mark.usefixtures("_unbound")
 def test_the_logger_is_given_what_was_bound(db: saferocks.Rdict, caplog: pytest.LogCaptureFixture) -> None:
     """Without a configured structlog the message and the record's fields have what was bound."""

@@ -198,6 +198,57 @@ def test_a_signal_handler_in_the_midst_of_a_hook(run_python: Run) -> None:
     assert lines_of(run_python, HOOKED) == ["['first', 'second']"]
 
 
+ESCAPING = """
+logging.captureWarnings(True)
+warnings.simplefilter("always")
+db, kept = saferocks.open("db").__enter__(), []
+
+def on_signal(*_):
+    kept.append(db.iter().__enter__())
+    list(db.items())
+    db.snapshot()
+    db.close()
+    print("closed", handler.lines)
+
+signal.signal(signal.SIGUSR1, on_signal)
+handler.midst = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+logging.warning("begun")
+saferocks.open_handles()
+print([line for line in handler.lines if line.startswith("saferocks")], len(handler.lines))
+"""
+
+
+def test_a_signal_handler_in_the_midst_of_logging_whose_handles_escape(run_python: Run) -> None:
+    """The warnings that `logging` captures wait, as the events do, until the interrupted call has left its lock."""
+    told = ["saferocks.handle_unscoped", "saferocks.handle_leaked", "saferocks.handle_outlived_database"]
+    assert lines_of(run_python, ESCAPING) == ["closed []", f"{told} 7"]
+
+
+ENDLESS = """
+warnings.simplefilter("ignore")
+calls, kept = [], []
+
+def hook(event):
+    calls.append(event.name)
+    with saferocks.open(f"log{len(calls)}") as log:
+        log.snapshot()
+        kept.append(log.iter().__enter__())
+
+saferocks.events.set_hooks([hook])
+with saferocks.open("db") as db:
+    pass
+print(calls.count("saferocks.database_opened"), calls.count("saferocks.database_closed"), len(saferocks.events.pending))
+saferocks.events.set_hooks([])
+kept.clear()
+"""
+
+
+def test_a_hook_that_causes_events_comes_to_an_end(run_python: Run) -> None:
+    """What a hook does is told, and what it does when it is told of that is not, or it would go on for ever."""
+    # The opening and the closing of the program, and of the two databases that the hook opens for those.
+    assert lines_of(run_python, ENDLESS) == ["3 3 0"]
+
+
 FORKED = """
 warnings.simplefilter("ignore")
 saferocks.events.set_hooks([lambda event: None])
@@ -215,3 +266,34 @@ with saferocks.open("db") as db:
 def test_a_forked_child_tells_nothing_of_its_parent(run_python: Run) -> None:
     """What was queued before a fork is told by the parent alone."""
     assert lines_of(run_python, FORKED) == ["0"]
+
+
+FORKED_IN_A_HOOK = """
+warnings.simplefilter("ignore")
+import structlog
+from saferocks import _bound, metrics
+from prometheus_client import CollectorRegistry, generate_latest
+registry = CollectorRegistry()
+metrics.register(registry)
+
+def hook(event):
+    child = os.fork()
+    if child == 0:
+        open_handles = [line for line in generate_latest(registry).decode().splitlines()
+                        if line.startswith("saferocks_open_handles{") and not line.endswith(" 0.0")]
+        print("child", open_handles, _bound.kept, flush=True)
+        os._exit(0)
+    print("parent", os.waitpid(child, 0)[1], len(_bound.kept))
+
+with saferocks.open("db") as db, structlog.contextvars.bound_contextvars(request_id="r"), db.items():
+    db.snapshot()
+    saferocks.events.set_hooks([hook])
+    db.handles()
+    saferocks.events.set_hooks([])
+print(_bound.kept)
+"""
+
+
+def test_a_child_that_a_hook_forks(run_python: Run) -> None:
+    """A child that is forked in a hook has no figures of its parent's handles, and nothing that was bound to them."""
+    assert lines_of(run_python, FORKED_IN_A_HOOK) == ["child [] {}", "parent 0 1", "{}"]
