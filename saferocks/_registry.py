@@ -207,16 +207,15 @@ class Record:
         self.state = OPEN
         self.reason: Reason | None = None
         self.thread = get_ident()
-        found = bound() if "structlog" in modules else ()
         self.opened = monotonic()
         self.id = number = next(_ids)
+        if "structlog" in modules:
+            found = bound()
+            if found:  # nothing is called between this and the last line, so no interrupt comes in between
+                kept[number] = found
         # From here on the handle is in the registry, and only `release` takes it out.
         owner.children[number] = self
         records[number] = self
-        if found:
-            kept[number] = found
-            if number not in records:  # a signal handler has released it
-                kept.pop(number, None)
 
     @property
     def bound(self) -> Bound:

@@ -594,7 +594,7 @@ with saferocks.open("db") as db, db.items():
 
 def test_a_forked_child_has_figures_of_its_own(run_python: Run) -> None:
     """A child tells nothing of its parent's handles, and the parent goes on with what it had."""
-    done = run_python(FORKED)
+    done = run_python(FORKED, flags=("-W", "ignore:This process:DeprecationWarning"))
     assert done.stderr == ""
     assert sorted(done.stdout.splitlines()) == ["child 0.0", "parent 5.0"]
 
