@@ -168,6 +168,6 @@ def orphaned(record: FamilyRecord) -> None:
     _guard.leave_to_watches(record.owner)
     # Under keys of their own: the same line may have leaked from an earlier database.
     _registry.PROCESS.leaks.update({(record.id, key): found for key, found in list(record.owner.leaks.items())})
-    raised = _guard.report_untold(record.owner)
+    raised = _guard.report_untold(record.owner, in_finalizer=True)
     if raised:
         raise raised.pop(0)

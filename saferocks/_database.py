@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from functools import partial
@@ -18,6 +17,7 @@ from saferocks import (
     _opening,
     _registry,
     _settings,
+    _telling,
     _views,
     events,
     inspection,
@@ -154,7 +154,8 @@ class Rdict(BatchMethods):
         )
         record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
         record.acquire(lambda: self._acquire(owner, request, default_raw))
-        events.emit(logging.DEBUG, "saferocks.database_opened", database=owner.name, access=owner.access.name)
+        fields = _telling.fields_of(record, access=owner.access.name)
+        events.emit(events.debug("saferocks.database_opened", record.bound, fields))
 
     def _acquire(self, owner: DatabaseOwner, request: _opening.Request, default_raw: bool) -> Any:
         opened = _opening.open_database(request, default_raw)
@@ -204,6 +205,7 @@ class Rdict(BatchMethods):
             see()
         if self._record.reason is not None:
             return
+        bound = self._record.bound
         try:
             _closing.close(self._record, cancel_background=cancel_background)
         except Exception as failure:
@@ -212,7 +214,7 @@ class Rdict(BatchMethods):
             note_failure(error, failure)
             return
         events.drain()
-        events.emit(logging.DEBUG, "saferocks.database_closed", database=owner.name)
+        events.emit(events.debug("saferocks.database_closed", bound, _telling.fields_of(self._record)))
         try:
             _guard.settle(owner)
         except Exception as failure:

@@ -89,12 +89,17 @@ class _HandsOver:
         raise self._error
 
 
+def hand_over(error: BaseException) -> None:
+    """Hand an error to `sys.unraisablehook`, where nobody else can be told of it."""
+    _HandsOver(error)
+
+
 def attempt(function: Callable[..., object], *arguments: Any, **named: Any) -> None:
     """Call a function where nobody can be told of its errors but `sys.unraisablehook`."""
     try:
         function(*arguments, **named)
     except BaseException as error:  # noqa: BLE001 - handed over; a handler's SystemExit is not for this thread
-        _HandsOver(error)
+        hand_over(error)
 
 
 class Watcher:
@@ -209,7 +214,7 @@ class Watcher:
         try:
             again = deadline.come(now)
         except BaseException as error:  # noqa: BLE001 - handed over: the others are to be watched all the same
-            _HandsOver(error)
+            hand_over(error)
             return
         if again is not None:
             heapq.heappush(self._heap, (again, next(self._numbers), deadline))

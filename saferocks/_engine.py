@@ -460,7 +460,7 @@ def natives_in(native: Any) -> list[Any]:
 
 def is_iterator(native: Any) -> bool:
     """Tell whether a native object is one RocksDB iterator."""
-    return type(native).__name__ in _ITERATOR_NAMES
+    return type(native).__name__ in ITERATOR_NAMES
 
 
 def is_snapshot(native: Any) -> bool:
@@ -468,7 +468,7 @@ def is_snapshot(native: Any) -> bool:
     return isinstance(native, _native.Snapshot)
 
 
-_ITERATOR_NAMES = frozenset({"RdictIter", "RdictItems", "RdictKeys", "RdictValues", "RdictColumns", "RdictEntities"})
+ITERATOR_NAMES = frozenset({"RdictIter", "RdictItems", "RdictKeys", "RdictValues", "RdictColumns", "RdictEntities"})
 _TICKER = re.compile(r"^rocksdb\.num\.iterator\.(created|deleted) COUNT : (\d+)$", re.MULTILINE)
 
 

@@ -23,7 +23,7 @@ from itertools import count
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _leases, _process, _registry, _watch, events
+from saferocks import _engine, _leases, _process, _registry, _totals, _watch, events
 from saferocks._handle import HandleRecord
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ def _adopt() -> None:
         record.owner.leave_to_parent()
     _registry.PROCESS.leave_to_parent()
     _leases.start_afresh()
+    _totals.start_afresh()
     _watch.forget_leaks()
-    events.pending.clear()
+    events.start_afresh()
     _registry.start_afresh()
     _process.adopted()
 

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from saferocks import _registry, _watch, events
+from saferocks import _registry, _telling, _watch, events
 from saferocks.errors import (
     Leak,
     LeakedHandlesError,
@@ -25,6 +25,7 @@ from saferocks.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from saferocks._bound import Bound
     from saferocks._registry import Owner, Record, Site
     from saferocks._watch import Watch
 
@@ -44,6 +45,8 @@ class Tally:
         numbers: Hands out the count; `next` on it is atomic.
         told: The count at the last report.
         age: Seconds for which the one held longest was open.
+        thread: The name of the thread that opened the one that escaped last.
+        bound: What was bound to structlog's context variables when that was opened.
         watch: Whose they are, in tests.
     """
 
@@ -56,6 +59,8 @@ class Tally:
     note: str | None
     stack: tuple[Site, ...]
     policy: str
+    thread: str = ""
+    bound: Bound = ()
     watch: Watch | None = None
     numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     told: int = 0
@@ -91,6 +96,7 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
         escape: How.
         age: For how many seconds it had been open when it escaped; its present age if left out.
     """
+    record.owner.totals.leaked(record.kind)
     watch = _watch.whose(record)
     key = (record.kind, identity(record.site), escape, record.label, id(watch))
     owner = record.owner
@@ -104,13 +110,15 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
         record.loss,
         record.stack,
         owner.policy,
-        watch,
+        watch=watch,
     )
     # A leaked database takes its owner with it, so its own leak is kept with the process.
     keeper = _registry.PROCESS if record.kind == "database" else owner
     found: Tally = keeper.leaks.setdefault(key, fresh)
     found.age = max(found.age, record.age if age is None else age)
     found.note = record.loss or found.note
+    found.thread = _watch.thread_name(record.thread)
+    found.bound = record.bound
     if watch is not None:
         watch.leaks[id(found)] = found
     return found, next(found.numbers)
@@ -138,7 +146,7 @@ def report_collected(found: Tally, number: int) -> None:
         return
     try:
         if is_milestone(number):
-            report(found, number)
+            report(found, number, in_finalizer=True)
     except LeakedHandleWarning:
         if found.policy != "raise":
             raise
@@ -162,7 +170,7 @@ def settle(owner: Owner) -> None:
         raise warnings_raised.pop(0)
 
 
-def report_untold(owner: Owner) -> list[LeakedHandleWarning]:
+def report_untold(owner: Owner, *, in_finalizer: bool = False) -> list[LeakedHandleWarning]:
     """Report what an owner's tallies have not told yet; returns the warnings that are errors."""
     raised: list[LeakedHandleWarning] = []
     if exited:  # the summary has told it
@@ -171,14 +179,16 @@ def report_untold(owner: Owner) -> list[LeakedHandleWarning]:
         number = found.count
         try:
             if found.told < number and not _is_left_to_watch(found):
-                report(found, number)
+                report(found, number, in_finalizer=in_finalizer)
         except LeakedHandleWarning as warning:
             raised.append(warning)
     return raised
 
 
-def report(found: Tally, number: int) -> None:
+def report(found: Tally, number: int, *, in_finalizer: bool = False) -> None:
     """Warn of an escape, the `number`-th of its line, and queue its event.
+
+    In a finalizer the warning is queued as well if it would be logged.
 
     Raises:
         LeakedHandleWarning: If warnings are errors.
@@ -187,19 +197,29 @@ def report(found: Tally, number: int) -> None:
         return
     leak = replace(found.as_leak(), count=number)
     found.told = number
-    events.defer(
-        _EVENTS.get(leak.escape, "saferocks.handle_leaked"),
-        kind=leak.kind,
-        database=leak.database,
-        opened_at=leak.opened_at,
-        count=leak.count,
-        age=round(leak.age, 3),
-        escape=leak.escape,
-        label=leak.label,
-        note=leak.note,
-    )
+    events.defer(_event_of(found, leak))
     stack = "".join(f"\n    {line}" for line in leak.stack)
-    warn(f"{leak.headline}; open it inside '{found.remedy}'{stack}", LeakedHandleWarning, found.site)
+    text = f"{leak.headline}; open it inside '{found.remedy}'{stack}"
+    if in_finalizer and warnings_are_logged():
+        events.defer_call(warn, text, LeakedHandleWarning, found.site)
+    else:
+        warn(text, LeakedHandleWarning, found.site)
+
+
+def _event_of(found: Tally, leak: Leak) -> events.Event:
+    fields = {
+        "kind": leak.kind,
+        "database": leak.database,
+        "opened_at": leak.opened_at,
+        "age": round(leak.age, 3),
+        "count": leak.count,
+        "label": leak.label,
+        "thread": found.thread,
+        "escape": leak.escape,
+        "note": leak.note,
+        "stack": "\n".join(leak.stack) or None,
+    }
+    return events.warning(_EVENTS.get(leak.escape, "saferocks.handle_leaked"), found.bound, fields)
 
 
 def is_milestone(count: int) -> bool:
@@ -209,8 +229,16 @@ def is_milestone(count: int) -> bool:
     return count == 1
 
 
+def warnings_are_logged() -> bool:
+    """Tell whether warnings go to a function that may take locks, as by `logging.captureWarnings`."""
+    return getattr(warnings.showwarning, "__module__", None) not in ("warnings", "_py_warnings")
+
+
 def warn(text: str, category: type[Warning], site: Site) -> None:
-    """Issue a warning as if the opening line had issued it."""
+    """Issue a warning as if the opening line had issued it, or queue it where it might wait for a logger's lock."""
+    if warnings_are_logged() and events.is_within_logging():
+        events.defer_call(warn, text, category, site)
+        return
     code = site[0]
     filename = "<unknown>" if code is None else code.co_filename
     warnings.warn_explicit(text, category, filename, _registry.line_of(site))
@@ -271,7 +299,7 @@ def unscoped(record: Record) -> None:
         _told.clear()
     _told[record.kind, identity(record.site)] = record.site
     events.drain()
-    events.defer("saferocks.handle_unscoped", kind=record.kind, database=record.owner.name, opened_at=where)
+    events.defer(events.warning("saferocks.handle_unscoped", record.bound, _telling.fields_of(record)))
     warn(
         f"{record.kind} opened at {where} is used without 'with'; write '{record.remedy}'",
         UnscopedHandleWarning,

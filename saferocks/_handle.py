@@ -17,9 +17,23 @@ from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _leases, _process, _registry, _watch, events
+from saferocks._bound import kept
 from saferocks._leases import pending as leases
 from saferocks._process import forking, see
-from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
+from saferocks._registry import (
+    ABANDONED,
+    ENTERED,
+    EXITED,
+    OPEN,
+    REFUSED,
+    RELEASED,
+    USED,
+    Reason,
+    Record,
+    State,
+    records,
+)
+from saferocks._totals import counting
 from saferocks.errors import (
     ForkedHandleError,
     HandleClosedError,
@@ -326,6 +340,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
         record.state = RELEASED
         if leases:
             _leases.ended(record)
+        if counting and reason is not ABANDONED:
+            record.owner.totals.released(record.kind, record.opened)
         if record.disposes:
             record.disable()
             record.dispose(record.native)
@@ -348,6 +364,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     finally:
         record.native = None
         record.keeper = None
+        if kept:
+            kept.pop(record.id, None)
         record.owner.children.pop(record.id, None)
     return True
 

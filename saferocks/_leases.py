@@ -12,17 +12,20 @@ runs at any bytecode of any thread. How the deadlines go with it is said in `_de
 
 from __future__ import annotations
 
-import logging
+import itertools
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _guard, _registry, _settings, _watch, events
+from saferocks import _guard, _registry, _settings, _telling, _watch, events
 from saferocks._deadlines import Clock, Watcher, attempt
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED, check_order, duration, given, is_ordered
 from saferocks.errors import HandleError, OverdueHandleWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from saferocks._bound import Bound
     from saferocks._handle import HandleRecord
     from saferocks._registry import Owner, Record, Site
     from saferocks._settings import Duration
@@ -57,9 +60,10 @@ class Lease:
         expired: Whether it may not be used any more.
         owed: Holds one token while it has been called overdue and nobody was told of its return.
         thread: The name of the opening thread, as it was told.
+        bound: What was bound to structlog's context variables at the opening.
     """
 
-    __slots__ = ("expire_after", "expired", "opened", "owed", "term", "thread", "warn_after")
+    __slots__ = ("bound", "expire_after", "expired", "opened", "owed", "term", "thread", "warn_after")
 
     def __init__(self, warn_after: float | None, expire_after: float | None) -> None:
         self.warn_after = warn_after
@@ -69,6 +73,7 @@ class Lease:
         self.expired = False
         self.owed: list[None] = []
         self.thread = ""
+        self.bound: Bound = ()
 
     def expires_at(self) -> float | None:
         """Return when the handle expires unless it is renewed, by the watcher's clock."""
@@ -173,6 +178,7 @@ def grant(record: HandleRecord, lease: Lease) -> None:
     """
     began = lease.opened = watcher.clock.now()
     lease.term = term = Term(record, lease, began)
+    lease.bound = record.bound  # which the record knows no more when the last of its events is told
     record.lease = lease
     pending[record.id] = lease
     if record.reason is None:
@@ -235,27 +241,41 @@ def ended(record: Record) -> None:
 def _settle(record: Record, lease: Lease) -> bool:
     """Queue the event that tells of the handle's end, if it is one of note; the watcher logs it."""
     if lease.expired and record.reason not in _IN_TIME:
-        fields = _fields(record, lease)
-        events.defer("saferocks.handle_expired", **fields, expire_after=lease.expire_after, note=record.loss)
+        more = {"expire_after": lease.expire_after, "note": record.loss}
+        events.defer(_event("handle_expired", record, lease, **more))
         return True
     try:
         lease.owed.pop()
     except IndexError:  # it was not overdue, or somebody else has told it
         return False
-    events.defer("saferocks.handle_returned", **_fields(record, lease))
+    events.defer(_event("handle_returned", record, lease))
     return True
 
 
-def _fields(record: Record, lease: Lease) -> dict[str, Any]:
-    return {
-        "kind": record.kind,
-        "database": record.owner.name,
-        "opened_at": _registry.format_site(record.site),
-        "age": round(watcher.clock.now() - lease.opened, 3),
-        "thread": lease.thread or _watch.thread_name(record.thread),
-        "label": record.label,
-        "stack": "\n".join(map(_registry.format_frame, record.stack)) or None,
-    }
+#: How often each thing has happened to handles of each line. `next` on a counter is atomic, as is `setdefault`.
+#: The lines are kept, so that no other gets their identity.
+_counts: dict[tuple[str, str, tuple[int, int]], tuple[itertools.count[int], Site]] = {}
+_MOST_COUNTED = 10_000
+
+
+def _count(name: str, record: Record) -> int:
+    """Count a handle to which something has happened, and return which one of its line it is; safe in finalizers."""
+    if len(_counts) >= _MOST_COUNTED:  # a program that compiles code as it runs has ever new lines
+        _counts.clear()
+    key = name, record.kind, _guard.identity(record.site)
+    return next(_counts.setdefault(key, (itertools.count(1), record.site))[0])
+
+
+def _event(name: str, record: Record, lease: Lease, **more: Any) -> events.Event:
+    fields = _telling.fields_of(
+        record,
+        age=watcher.clock.now() - lease.opened,
+        count=_count(name, record),
+        thread=lease.thread,
+        stack="\n".join(map(_registry.format_frame, record.stack)) or None,
+        **more,
+    )
+    return events.warning(f"saferocks.{name}", lease.bound, fields)
 
 
 def figures(record: Record) -> dict[str, float | None]:
@@ -274,29 +294,20 @@ def figures(record: Record) -> dict[str, float | None]:
 # --------------------------------------------------------------------------- the watcher's thread
 
 
-#: How many handles of each line have been overdue. The lines are kept, so that no other gets their identity.
-_counts: dict[tuple[str, tuple[int, int]], tuple[int, Site]] = {}
-_MOST_COUNTED = 10_000
-
-
 def _tell_overdue(record: HandleRecord, lease: Lease) -> None:
     lease.thread = _watch.thread_name(record.thread)
-    fields = _fields(record, lease)
-    attempt(events.emit, logging.WARNING, "saferocks.handle_overdue", **fields, warn_after=lease.warn_after)
-    attempt(_warn, record, lease, fields)
+    event = _event("handle_overdue", record, lease, warn_after=lease.warn_after)
+    attempt(events.emit, event)
+    attempt(_warn, record, lease, event.fields)
     # A release leaves `pending` and then looks for this token; here it is the other way round.
     lease.owed.append(None)
     if record.id not in pending and _settle(record, lease):
         attempt(events.drain)
 
 
-def _warn(record: HandleRecord, lease: Lease, fields: dict[str, Any]) -> None:
+def _warn(record: HandleRecord, lease: Lease, fields: Mapping[str, Any]) -> None:
     """Warn of a handle, if it is the 1st, 10th, 100th, ... of its line."""
-    key = (record.kind, _guard.identity(record.site))
-    if len(_counts) >= _MOST_COUNTED:
-        _counts.clear()
-    count = _counts.get(key, (0, record.site))[0] + 1
-    _counts[key] = count, record.site
+    count = fields["count"]
     if record.owner.policy == "ignore" or not _guard.is_milestone(count):
         return
     label = f" [{record.label}]" if record.label else ""

@@ -12,17 +12,20 @@ import gc
 import itertools
 import sys
 from enum import Enum
+from operator import attrgetter
 from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _settings
+from saferocks import _settings, _totals
+from saferocks._bound import bound, kept, modules
 from saferocks._process import forking, see
 from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
+    from saferocks._bound import Bound
     from saferocks._settings import Duration, Policy, Trace
 
 #: A place in the code, as a code object and an instruction offset; cheap to take, formatted late.
@@ -70,7 +73,7 @@ class Reason(Enum):
 
 
 # As for the states.
-EXITED, EXHAUSTED = Reason.EXITED, Reason.EXHAUSTED
+EXITED, EXHAUSTED, ABANDONED = Reason.EXITED, Reason.EXHAUSTED, Reason.ABANDONED
 
 
 class Owner:
@@ -82,9 +85,12 @@ class Owner:
         leaks: Tallies of what escaped and has not been raised yet, kept by the guard.
         closing: True from the start of a close, for good once it is done; no handle opens then.
         own_lease: Its own `warn_after` and `expire_after` for its handles, given or left out.
+        totals: What has become of its handles, and of those of others of the same name.
     """
 
-    __slots__ = ("__weakref__", "children", "closing", "leaks", "name", "own_lease", "own_policy", "own_trace")
+    __slots__ = (
+        "__weakref__", "children", "closing", "leaks", "name", "own_lease", "own_policy", "own_trace", "totals",
+    )  # fmt: skip
 
     def __init__(self, name: str | None, policy: Policy | None = None, trace: Trace | None = None) -> None:
         self.name = name
@@ -94,6 +100,7 @@ class Owner:
         self.children: dict[int, Record] = {}
         self.leaks: dict[Any, Any] = {}
         self.closing = False
+        self.totals = _totals.of_database(name, _open_names)
 
     @property
     def policy(self) -> Policy:
@@ -106,18 +113,25 @@ class Owner:
         self.leaks.clear()
 
 
+def _open_names() -> set[str | None]:
+    """Return the names of the databases that are open."""
+    return {record.owner.name for record in list(records.values()) if record.kind == "database"}
+
+
 #: Handles that belong to no database.
 PROCESS = Owner(None)
 
 #: All open handles of the process, oldest first, by id.
 records: dict[int, Record] = {}
 _ids = itertools.count(1)
+_number_of = attrgetter("id")
 
 
 def start_afresh() -> None:
     """Forget all handles, in a forked child: none in it is its own, and no other thread runs."""
     global _listing  # noqa: PLW0603 - once in each process
     records.clear()
+    kept.clear()
     _listing = RLock()  # a thread that is no more may have held it
 
 
@@ -195,9 +209,18 @@ class Record:
         self.thread = get_ident()
         self.opened = monotonic()
         self.id = number = next(_ids)
+        if "structlog" in modules:
+            found = bound()
+            if found:  # nothing is called between this and the last line, so no interrupt comes in between
+                kept[number] = found
         # From here on the handle is in the registry, and only `release` takes it out.
         owner.children[number] = self
         records[number] = self
+
+    @property
+    def bound(self) -> Bound:
+        """What was bound to structlog's context variables at the opening; nothing once it is released."""
+        return kept.get(self.id, ())
 
     @property
     def note(self) -> str | None:
@@ -280,7 +303,7 @@ def in_order(some: dict[int, Record]) -> list[Record]:
     sort, which takes no time over what is sorted but for that.
     """
     found = list(some.values())
-    found.sort(key=lambda record: record.id)
+    found.sort(key=_number_of)
     return found
 
 

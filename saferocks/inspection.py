@@ -52,6 +52,31 @@ class HandleInfo:
 
 
 @dataclass(frozen=True)
+class NativeMemory:
+    """Bytes that RocksDB tells of, summed over the column families of a database; see `MemoryUsage`."""
+
+    memtables: int
+    pinned_memtables: int
+    table_readers: int
+    block_cache: int
+    block_cache_pinned: int
+    sst_live: int
+    sst_total: int
+
+    def __add__(self, other: NativeMemory) -> NativeMemory:
+        """Return what a path that is open twice holds: the files on disk are the same."""
+        return NativeMemory(
+            self.memtables + other.memtables,
+            self.pinned_memtables + other.pinned_memtables,
+            self.table_readers + other.table_readers,
+            self.block_cache + other.block_cache,
+            self.block_cache_pinned + other.block_cache_pinned,
+            max(self.sst_live, other.sst_live),
+            max(self.sst_total, other.sst_total),
+        )
+
+
+@dataclass(frozen=True)
 class MemoryUsage:
     """Bytes that a database holds, summed over its column families.
 
@@ -164,6 +189,12 @@ _CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")
 
 
 def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
+    """Sum up what the column families of a native database hold, and the process."""
+    found = native_memory(rdict, names)
+    return MemoryUsage(**vars(found), rss=psutil.Process().memory_info().rss, heap=heap_used())
+
+
+def native_memory(rdict: Any, names: Iterable[str]) -> NativeMemory:
     """Sum up what the column families of a native database hold."""
     families = [rdict.get_column_family(name) for name in names]
 
@@ -174,7 +205,7 @@ def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
         return max((family.property_int_value(name) or 0 for family in families), default=0)
 
     everything = total("rocksdb.size-all-mem-tables")
-    return MemoryUsage(
+    return NativeMemory(
         memtables=everything,
         pinned_memtables=everything - total("rocksdb.cur-size-all-mem-tables"),
         table_readers=total("rocksdb.estimate-table-readers-mem"),
@@ -182,8 +213,6 @@ def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
         block_cache_pinned=widest(_CACHE[1]),
         sst_live=total("rocksdb.live-sst-files-size"),
         sst_total=total("rocksdb.total-sst-files-size"),
-        rss=psutil.Process().memory_info().rss,
-        heap=heap_used(),
     )
 
 

@@ -21,7 +21,7 @@ import pytest
 import rocksdict
 
 import saferocks
-from saferocks import _deadlines, _leases, _settings, _watch
+from saferocks import _deadlines, _leases, _registry, _settings, _totals, _watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,6 +102,13 @@ def still_writable(path: str, db: saferocks.Rdict) -> Callable[[], bool]:
             return again.get([b"after", b"batched"]) == [b"1", b"2"]
 
     return check
+
+
+@pytest.fixture
+def fresh_totals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin each test with no totals, as a program does: what other tests have done is no matter."""
+    monkeypatch.setattr(_totals, "_databases", {})
+    monkeypatch.setattr(_registry.PROCESS.totals, "series", _totals.Totals(None).series)
 
 
 @pytest.fixture

@@ -5,12 +5,20 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import shlex
+import subprocess
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
-from saferocks import _settings
+import saferocks
+from saferocks import _metrics, _settings, events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
@@ -34,8 +42,87 @@ def test_docstrings_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a page that are marked as of a language; without a mark for the empty one."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [text for mark, text in found if mark == language]
+
+
+@pytest.fixture
+def _fresh_hooks_and_registry() -> Iterator[None]:
+    """Put back what the page on observability sets for the whole process."""
+    before = set(REGISTRY._collector_to_names)
+    yield
+    events.set_hooks(None)
+    for collector in set(REGISTRY._collector_to_names) - before:
+        REGISTRY.unregister(collector)
+
+
+@pytest.mark.about_leaks
+@pytest.mark.usefixtures("_fresh_hooks_and_registry", "fresh_totals")
+def test_the_page_on_observability_runs() -> None:
+    """The examples on the page do what they show, each block of Python among them."""
+    page = "docs/observability.md"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", saferocks.LeakedHandleWarning)
+        failures, tried = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert (failures, tried) == (0, sum(text.count(">>> ") for text in blocks(page, "python")))
+
+
+def test_the_commands_on_observability_run() -> None:
+    """The page's commands for promtool pass, from where the project is."""
+    (commands,) = blocks("docs/observability.md", "")
+    for command in commands.splitlines():
+        done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_configuration_on_observability_is_one(tmp_path: Path) -> None:
+    """Prometheus accepts the page's configuration, with the alerts beside it."""
+    (text,) = blocks("docs/observability.md", "yaml")
+    (tmp_path / "prometheus.yml").write_text(text)
+    (tmp_path / "alerts.yml").write_text((ROOT / "docs/observability/alerts.yml").read_text())
+    command = ["promtool", "check", "config", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "4 rules found" in done.stdout) == (0, True), done.stderr
+
+
+def test_the_page_on_observability_has_every_metric() -> None:
+    """The table of metrics has each that there is, with its type and labels, and no other; that of alerts, too."""
+    text = (ROOT / "docs/observability.md").read_text()
+    rows = re.findall(r"^\| `(saferocks_\w+)` \| (\w+) \| [^|]* \| ([^|]*)\|", text, re.MULTILINE)
+    shown = {(name, kind, tuple(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows}
+    expected = {
+        (each.name + ("_total" if each.type == "counter" else ""), each.type, each.labels) for each in _metrics.METRICS
+    }
+    assert shown == expected | {(_metrics.HELD_NAME, "histogram", _metrics.HANDLE_LABELS)}
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "docs/observability/alerts.yml").read_text())
+    assert re.findall(r"^\| `(Saferocks\w+)`", text, re.MULTILINE) == alerts
+
+
+def test_the_page_on_observability_has_every_event() -> None:
+    """The tables of events on the page and in the module are of the events that the package tells."""
+    source = "".join(file.read_text() for file in (ROOT / "saferocks").glob("_*.py"))
+    told = set(
+        re.findall(
+            r"\"(?:saferocks\.)?((?:handle|database)_(?:opened|closed|leaked|out\w+|unscoped|overdue|returned|expired))\"",
+            source,
+        )
+    )
+    for text in (events.__doc__ or "", (ROOT / "docs/observability.md").read_text()):
+        assert set(re.findall(r"^\| `saferocks\.(\w+)`", text, re.MULTILINE)) == told
+    assert len(told) == 8
+
+
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"]
+    "page",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/observability.md",
+        "docs/rocksdict-defects.md",
+        "docs/stress-scenarios.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     """Every link within the project leads to a file that is there."""

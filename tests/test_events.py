@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,14 +50,19 @@ def names(logged: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_opening_and_closing_are_debug_events(path: str, logged: pytest.LogCaptureFixture) -> None:
-    """Each database logs its opening, with path and access, and its closing, at DEBUG and once."""
+    """Each database logs its opening, with path, line and access, and its closing, at DEBUG and once."""
     with saferocks.open(path) as db:
+        opened_at = saferocks.open_handles()[0].opened_at
         db.close()
-    assert [(record.levelname, record.message) for record in logged.records] == [
-        ("DEBUG", f"saferocks.database_opened database={path!r} access='read_write'"),
-        ("DEBUG", f"saferocks.database_closed database={path!r}"),
+    assert [(record.levelname, record.message.split()[0]) for record in logged.records] == [
+        ("DEBUG", "saferocks.database_opened"),
+        ("DEBUG", "saferocks.database_closed"),
     ]
-    assert logged.records[0].saferocks == {"database": path, "access": "read_write"}  # type: ignore[attr-defined]
+    opened, closed = (dict(record.saferocks) for record in logged.records)  # type: ignore[attr-defined]
+    assert 0 <= opened.pop("age") <= closed.pop("age") < 20
+    common = {"kind": "database", "database": path, "opened_at": opened_at, "count": 1, "label": None}
+    assert opened == {**common, "thread": threading.current_thread().name, "access": "read_write"}
+    assert closed == {**common, "thread": threading.current_thread().name}
 
 
 def test_a_leak_is_a_warning_with_fields(path: str, logged: pytest.LogCaptureFixture) -> None:
@@ -78,7 +84,9 @@ def test_a_leak_is_a_warning_with_fields(path: str, logged: pytest.LogCaptureFix
         "count": 1,
         "escape": "collected while open",
         "label": "nightly",
+        "thread": threading.current_thread().name,
         "note": f"1 operation ({size} bytes) was dropped",
+        "stack": None,
     }
     assert record.message.startswith(f"saferocks.handle_leaked kind='write_batch' database={path!r} opened_at=")
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 LOADED = """
 import sys
 def loaded():
-    return sorted({"rocksdict", "structlog", "psutil", "saferocks._api", "saferocks._registry"} & sys.modules.keys())
+    heavy = {"rocksdict", "structlog", "psutil", "prometheus_client", "opentelemetry", "saferocks.metrics"}
+    return sorted((heavy | {"saferocks.otel", "saferocks._api", "saferocks._registry"}) & sys.modules.keys())
 """
 
 

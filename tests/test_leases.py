@@ -114,6 +114,7 @@ def test_an_overdue_handle_is_told_once(
         "database": record.owner.name,
         "opened_at": fields["opened_at"],
         "age": 30.01,
+        "count": 1,
         "thread": threading.current_thread().name,
         "label": None,
         "stack": fields["stack"],
@@ -192,7 +193,7 @@ def test_a_failing_log_does_not_end_the_watching(
     raised: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: raised.append(repr(unraisable.exc_value)))
     with rows.keys(warn_after=1, expire_after=2) as keys, monkeypatch.context() as patched:
-        patched.setattr(saferocks.events, "emit", lambda *_, **__: 1 / 0)
+        patched.setattr(saferocks.events, "_hooks", (lambda _event: 1 / 0,))
         clock.advance(1)
         clock.advance(1)
         with pytest.raises(saferocks.HandleExpiredError):
@@ -917,13 +918,13 @@ def test_by_the_real_clock(rows: saferocks.Rdict, monkeypatch: pytest.MonkeyPatc
     seen: list[tuple[str, float]] = []
     over = threading.Event()
 
-    def note(level: int, event: str, **fields: Any) -> None:
-        seen.append((event, fields["age"]))
-        if event == "saferocks.handle_expired":
+    def note(event: saferocks.events.Event) -> None:
+        seen.append((event.name, event.fields["age"]))
+        if event.name == "saferocks.handle_expired":
             over.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(saferocks.events, "emit", note)
+        patched.setattr(saferocks.events, "_hooks", (note,))
         with pytest.raises(saferocks.HandleExpiredError), rows.keys(warn_after=0.01, expire_after=0.02) as keys:
             assert over.wait(WAIT)
             next(keys)
@@ -966,15 +967,14 @@ def test_released_while_it_is_told(
     """A handle that is released while the event of its being overdue is logged has that taken back."""
     scope = rows.keys(warn_after=5)
     scope.__enter__()
-    emit = saferocks.events.emit
 
-    def emit_and_leave(level: int, event: str, **fields: Any) -> None:
-        emit(level, event, **fields)
-        if event == "saferocks.handle_overdue":
+    def log_and_leave(event: saferocks.events.Event) -> None:
+        saferocks.events.log(event)
+        if event.name == "saferocks.handle_overdue":
             leave(scope)
 
     with monkeypatch.context() as patched:
-        patched.setattr(saferocks.events, "emit", emit_and_leave)
+        patched.setattr(saferocks.events, "_hooks", (log_and_leave,))
         clock.advance(5)
     assert names(told()) == ["handle_overdue", "handle_returned"]
     overdue()
