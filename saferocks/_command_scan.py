@@ -24,8 +24,8 @@ _DEFAULT = "default"
 
 def run(options: argparse.Namespace) -> int:
     """Write the rows that are asked for."""
-    with open_unchanged(options.path) as families:
-        family = _chosen(families, _DEFAULT if options.column_family is None else options.column_family)
+    with open_unchanged(options.path) as reading:
+        family = _chosen(reading.families, _DEFAULT if options.column_family is None else options.column_family)
         raw = family._raw
         prefix = _key("--prefix", options.prefix, options.key_type, raw)
         start = _key("--from", options.start, options.key_type, raw)

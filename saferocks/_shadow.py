@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _directory, _engine, _manifest
@@ -44,11 +45,29 @@ class Pickled:
         self.size = len(data)
 
 
-@contextmanager
-def open_unchanged(path: str) -> Iterator[dict[str, Rdict]]:
-    """Open a database for reading, as it is on disk at this moment, and change nothing of it.
+@dataclass(frozen=True)
+class Reading:
+    """A database that is open for reading, elsewhere than where it is.
 
-    Gives its column families by name; `default` is the database itself.
+    Attributes:
+        path: Where it is.
+        room: Where it is opened.
+        families: Its column families by name; `default` is the database itself.
+    """
+
+    path: str
+    room: str
+    families: dict[str, Rdict]
+
+    def in_place(self, error: EngineError) -> EngineError:
+        """Return an error as it would be had the database been opened where it is."""
+        text = re.sub(rf"{re.escape(self.room)}/\d+", lambda _: self.path, str(error))
+        return type(error)(text, code=error.code, subcode=error.subcode)
+
+
+@contextmanager
+def open_unchanged(path: str) -> Iterator[Reading]:
+    """Open a database for reading, as it is on disk at this moment, and change nothing of it.
 
     Raises:
         EngineError: If it cannot be opened; the text names its own directory.
@@ -56,10 +75,9 @@ def open_unchanged(path: str) -> Iterator[dict[str, Rdict]]:
     with tempfile.TemporaryDirectory(prefix="saferocks-") as room:
         try:
             with _newest(path, room) as db:
-                yield {name: _family(db, name) for name in db.column_families}
+                yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
         except EngineError as error:
-            text = re.sub(rf"{re.escape(room)}/\d+", lambda _: path, str(error))
-            raise type(error)(text, code=error.code, subcode=error.subcode) from error
+            raise Reading(path, room, {}).in_place(error) from error
 
 
 def _family(db: Rdict, name: str) -> Rdict:

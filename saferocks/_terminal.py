@@ -58,11 +58,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    drawn = Table(box=None, padding=(0, 0, 0, 2), header_style="underline")
     for header, at_right in zip(headers, right, strict=True):
         drawn.add_column(Text(header), justify="right" if at_right else "left", overflow="fold")
     for row in rows:
@@ -87,20 +86,21 @@ def _console(stream: TextIO) -> Any:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """Show on stderr how far a long work has come, where that is a terminal; never in what is written.
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how far a long work has come, where that is a terminal; it is gone at the end.
 
-    Gives a function to call with what is under way, and how much is done by now.
+    Gives a function to call with how much is done by now.
     """
     if not is_rich(sys.stderr):
-        yield lambda what, done: None
+        yield lambda done: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    sys.stdout.flush()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=max(total, 1))
-        yield lambda what, done: bar.update(task, description=what, completed=min(done, total))
+        task = bar.add_task(title, total=max(total, 1))
+        yield lambda done: bar.update(task, completed=min(done, total))
 
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -25,7 +25,10 @@ def printable(text: str) -> str:
 def _shown(letter: str) -> str:
     if letter == "\\":
         return "\\\\"
-    return letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+    if letter.isprintable():
+        return letter
+    number = ord(letter)
+    return f"\\x{number:02x}" if number <= 0xFF else f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004 - the widths of escapes
 
 
 def printable_bytes(data: bytes) -> str:
