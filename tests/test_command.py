@@ -239,8 +239,10 @@ def test_a_scan_shows_no_control_characters(command, filled: str) -> None:
     assert (done.stdout, done.returncode) == (shown, 0)
     (row,) = map(json.loads, command("scan", filled, "--column-family", "odd\x1b[31m", "--json").stdout.splitlines())
     assert row == {
-        **{"key": "/xtbMko=", "key_type": "base64"},
-        **{"value": "myDigK4gXCBjYWbDqQ==", "value_type": "base64"},
+        "key": "/xtbMko=",
+        "key_type": "base64",
+        "value": "myDigK4gXCBjYWbDqQ==",
+        "value_type": "base64",
     }
 
 
@@ -390,11 +392,11 @@ def test_a_bad_environment_is_one_line(command, filled: str, name: str) -> None:
 
 
 AS_NOBODY = """
-import os, sys
-import saferocks._command_scan  # the interpreter may be root's alone
+import os, pickle, sys
+from saferocks._command import main
+import saferocks._command_scan, saferocks._shadow  # all, as the interpreter may be root's alone
 os.setgid(65534)
 os.setuid(65534)
-from saferocks._command import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -410,7 +412,10 @@ def test_permissions(filled: str, environment: dict[str, str], temporary: Path, 
     Path(filled).chmod(mode)
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, "scan", filled],
-        **{"capture_output": True, "text": True, "timeout": CHILD_SECONDS, "check": False},
+        capture_output=True,
+        text=True,
+        timeout=CHILD_SECONDS,
+        check=False,
         env={**environment, "HOME": "/nonexistent"},
     )
     assert done.returncode == status, done.stderr
