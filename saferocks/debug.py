@@ -128,8 +128,8 @@ class DebugApp:
         refusal = self._access.refusal(request)
         if refusal is not None:
             return _Response.refusing(403, refusal)
-        (wanted, *others) = parse_qs(request.query, max_num_fields=100).get("format", ["html"])
-        if others or wanted not in _FORMATS:
+        wanted = _wanted(request.query)
+        if wanted not in _FORMATS:
             return _Response.refusing(400, f"there are the formats {', '.join(_FORMATS)}")
         kind, write = _FORMATS[wanted]
         return _Response(200, kind, write())
@@ -140,6 +140,15 @@ _FORMATS: dict[str, tuple[str, Callable[[], str]]] = {
     "text": ("text/plain", dump),
     "json": ("application/json", lambda: json.dumps(figures().as_dict())),
 }
+
+
+def _wanted(query: str) -> str:
+    """Return the format that a request asks for; what makes no sense is none that there is."""
+    try:
+        found = parse_qs(query, max_num_fields=100).get("format", ["html"])
+    except ValueError:
+        return ""
+    return found[0] if len(found) == 1 else ""
 
 
 def _asgi_request(scope: dict[str, Any]) -> Request:
