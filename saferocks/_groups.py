@@ -45,14 +45,22 @@ class Group:
 def groups(records: Iterable[Record]) -> list[Group]:
     """Group records by kind, database and stack: most handles first, and of as many the oldest."""
     now = time.monotonic()
-    members: dict[object, list[Record]] = {}
+    alike: dict[object, list[Record]] = {}
     for record in records:  # oldest first
         frames = record.stack or (record.site,)
         # The identity of a code object: equal ones may be of different files.
         key = (record.kind, id(record.owner), tuple((id(code), lasti) for code, lasti in frames))
-        members.setdefault(key, []).append(record)
+        alike.setdefault(key, []).append(record)
+    # Two calls on one line differ until they are written out, which is done once for each.
+    members: dict[object, list[Record]] = {}
+    for some in alike.values():
+        members.setdefault((some[0].kind, id(some[0].owner), _stack(some[0])), []).extend(some)
     found = [_group(some, now) for some in members.values()]
     return sorted(found, key=lambda group: (-group.count, -group.oldest))
+
+
+def _stack(record: Record) -> tuple[str, ...]:
+    return tuple(map(_registry.format_frame, record.stack or (record.site,)))
 
 
 def _group(members: list[Record], now: float) -> Group:
@@ -64,6 +72,6 @@ def _group(members: list[Record], now: float) -> Group:
         count=len(members),
         oldest=max(0.0, now - min(record.opened for record in members)),
         opened_at=_registry.format_site(first.site),
-        stack=tuple(map(_registry.format_frame, first.stack or (first.site,))),
+        stack=_stack(first),
         labels=tuple(labels)[:_SHOWN_LABELS],
     )

@@ -61,6 +61,12 @@ def test_a_dump_has_the_whole_stack(path: str) -> None:
         assert len(part) == 9
 
 
+def test_two_calls_on_one_line_are_one_group(db: saferocks.Rdict) -> None:
+    """What reads the same is counted as one, though Python tells the two calls apart."""
+    with db.items(), db.items():
+        assert "\n2 iterator, oldest" in saferocks.dump()
+
+
 def test_a_dump_obeys_no_label(db: saferocks.Rdict) -> None:
     """Labels that would move a cursor or turn the direction of writing come out as escapes."""
     with db.items(label="\x1b[2J\u202e\n\udcff"):
