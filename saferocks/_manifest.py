@@ -84,10 +84,7 @@ def read_manifest(directory: str) -> Manifest:
         OSError: If one of the two cannot be read.
         CorruptionError: If they are not what RocksDB writes.
     """
-    with open(os.path.join(directory, "CURRENT"), "rb") as file:
-        name = file.read(256).decode("latin-1").strip()
-    if os.path.basename(name) != name or not name.startswith("MANIFEST-"):
-        raise CorruptionError(f"Corruption: CURRENT of {directory!r} names {name!r}, which is no MANIFEST", code=2)
+    name = current_name(directory)
     with open(os.path.join(directory, name), "rb") as file:
         data = file.read()
     families: dict[int, Family] = {}
@@ -97,6 +94,20 @@ def read_manifest(directory: str) -> Manifest:
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise CorruptionError(f"Corruption: {name} of {directory!r} is damaged ({error!r})", code=2) from error
     return _summed_up(name, families)
+
+
+def current_name(directory: str) -> str:
+    """Return the name of the MANIFEST that CURRENT names.
+
+    Raises:
+        OSError: If CURRENT cannot be read.
+        CorruptionError: If it names something else.
+    """
+    with open(os.path.join(directory, "CURRENT"), "rb") as file:
+        name = file.read(256).decode("latin-1").strip()
+    if os.path.basename(name) != name or not name.startswith("MANIFEST-"):
+        raise CorruptionError(f"Corruption: CURRENT of {directory!r} names {name!r}, which is no MANIFEST", code=2)
+    return name
 
 
 def _summed_up(name: str, families: dict[int, Family]) -> Manifest:
@@ -248,9 +259,11 @@ def _read_file(tag: int, reader: _Reader, edit: _Edit) -> None:
     level, number = reader.varint(), reader.varint()
     path_id = reader.varint() if tag == 102 else 0  # noqa: PLR2004 - kNewFile3
     size = reader.varint()
-    reader.text(), reader.text()  # the smallest and the largest key
+    reader.text()  # the smallest key
+    reader.text()  # the largest
     if tag != 7:  # noqa: PLR2004 - kNewFile has no sequence numbers
-        reader.varint(), reader.varint()
+        reader.varint()
+        reader.varint()
     if tag == 103:  # noqa: PLR2004 - kNewFile4
         for each, content in reader.skip_fields(1):
             path_id = content[0] if each == _PATH_ID else path_id
@@ -260,7 +273,8 @@ def _read_file(tag: int, reader: _Reader, edit: _Edit) -> None:
 def _read_blob(tag: int, reader: _Reader, edit: _Edit) -> None:
     number, count, _size = reader.varint(), reader.varint(), reader.varint()
     if tag == _BLOB_ADDED:
-        reader.text(), reader.text()  # the checksum's method and value
+        reader.text()  # the method of its checksum
+        reader.text()  # the checksum
         edit.blobs[number] = count
     else:
         edit.garbage[number] = count

@@ -1,26 +1,31 @@
 """Opening a database so that not one byte of it can change, also while another process writes it.
 
 Even to read, rocksdict rewrites its configuration file in the directory of the database, and a mistake
-there could reach more (D8). So the directory is not given to it. It gets another one, temporary, which
-holds a symbolic link to each file of the database and a copy of the configuration: whatever is made,
-replaced or deleted there, the database's own directory stays as it is. This also works where its
-directory may not be written.
+there could reach more (D8). So the directory is not given to it. It gets another one, temporary, with
+copies of the small files and symbolic links to the large ones: whatever is made, replaced or deleted
+there, the database's own directory stays as it is. This also works where that may not be written.
+
+A writer may delete files at any moment. So the state is fixed first: the logs are opened, then the
+MANIFEST is copied, then the files that it names are opened, and the links lead to these descriptors,
+through which a file can be read that is deleted meanwhile. Only if files came or went in those few
+milliseconds is that begun anew.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _directory, _engine, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
-from saferocks.errors import EngineError, IOFailedError
+from saferocks.errors import BusyError, EngineError, IOFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +33,14 @@ if TYPE_CHECKING:
     from saferocks._database import Rdict
     from saferocks._handle import Scope
 
-#: The files of a database; not LOCK and not its logs, which nobody who reads needs.
-_LINKED = re.compile(r"CURRENT$|IDENTITY$|(MANIFEST|OPTIONS)-\d+$|\d+\.(sst|ldb|log|blob)$")
+#: Small files, which are copied.
+_COPIED = re.compile(r"IDENTITY$|OPTIONS-\d+$|rocksdict-config\.json$")
 #: How often to begin anew because a writer made or deleted files meanwhile.
-_ATTEMPTS = 10
+_ATTEMPTS = 1000
+
+
+class _MovedError(Exception):
+    """Files came or went while they were being opened."""
 
 
 class Pickled:
@@ -88,30 +97,89 @@ def _family(db: Rdict, name: str) -> Rdict:
 
 
 def _newest(path: str, room: str) -> Scope[Rdict]:
-    """Open what is there, again while a writer replaces files faster than they are opened."""
+    """Open what is there, as soon as it can be fixed."""
     for attempt in range(_ATTEMPTS):
-        names = _names(path)
         shadow = os.path.join(room, str(attempt))
-        try:
-            _link(path, shadow, names)
+        with ExitStack() as pinned:
+            try:
+                _fix(path, shadow, pinned)
+            except _MovedError:
+                shutil.rmtree(shadow)
+                continue
             return _open(shadow)
-        except (EngineError, OSError):
-            if attempt + 1 == _ATTEMPTS or _names(path) == names:
-                raise
-    raise AssertionError  # the last attempt has returned or raised
+    raise BusyError(f"Resource busy: the files of {path!r} change faster than they can be opened; try again", code=11)
 
 
-def _names(path: str) -> list[str]:
-    return sorted(name for name in os.listdir(path) if _LINKED.match(name))
+def _fix(path: str, shadow: str, pinned: ExitStack) -> None:
+    """Make a directory of the present state; its files stay readable until `pinned` ends.
 
-
-def _link(path: str, shadow: str, names: list[str]) -> None:
+    Raises:
+        _MovedError: If the state changed meanwhile.
+    """
     os.mkdir(shadow)
-    for name in names:
-        os.symlink(os.path.join(path, name), os.path.join(shadow, name))
-    config = os.path.join(path, _directory.CONFIG_NAME)
-    with suppress(FileNotFoundError):
-        shutil.copyfile(config, os.path.join(shadow, _directory.CONFIG_NAME))
+    logs = _logs(path)
+    for name in logs:
+        _link(path, shadow, name, pinned)
+    manifest = _copy_manifest(path, shadow)
+    for name in filter(_COPIED.match, os.listdir(path)):
+        with suppress(FileNotFoundError):  # an older OPTIONS file
+            shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
+    missing = [name for name in _names_of(manifest, path) if not _link(path, shadow, name, pinned)]
+    copied = os.path.getsize(os.path.join(shadow, manifest.name))
+    if logs != _logs(path) or (missing and _size(path, manifest.name) != copied):
+        raise _MovedError  # if the MANIFEST is still the same, they are missing for good, as RocksDB will say
+
+
+def _logs(path: str) -> list[str]:
+    return sorted(name for name in os.listdir(path) if name.endswith(".log") and name[:-4].isdigit())
+
+
+def _size(path: str, name: str) -> int:
+    try:
+        return os.path.getsize(os.path.join(path, name))
+    except FileNotFoundError:
+        return -1
+
+
+def _copy_manifest(path: str, shadow: str) -> _manifest.Manifest:
+    """Copy CURRENT, and the MANIFEST that it names."""
+    shutil.copyfile(os.path.join(path, "CURRENT"), os.path.join(shadow, "CURRENT"))
+    name = _manifest.current_name(shadow)
+    try:
+        shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
+    except FileNotFoundError:
+        if _manifest.current_name(path) == name:
+            raise
+        raise _MovedError from None
+    return _manifest.read_manifest(shadow)
+
+
+def _names_of(manifest: _manifest.Manifest, path: str) -> list[str]:
+    """Return the names of the SST files in this directory, as they are here, and of all blob files."""
+    found = os.listdir(path)
+    present = frozenset(found)
+    tables = (file.name for file in manifest.files if file.path_id == 0)
+    old = ((name, f"{name[:-4]}.ldb") for name in tables)  # LevelDB's name for them
+    chosen = [other if other in present and name not in present else name for name, other in old]
+    return [*chosen, *(name for name in found if name.endswith(".blob"))]
+
+
+def _link(path: str, shadow: str, name: str, pinned: ExitStack) -> bool:
+    """Link a file by a descriptor, so that it stays readable when it is deleted; False if it is gone."""
+    target = os.path.join(path, name)
+    try:
+        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    else:
+        pinned.callback(os.close, descriptor)
+        if os.path.isdir("/proc/self/fd"):
+            target = f"/proc/self/fd/{descriptor}"
+    os.symlink(target, os.path.join(shadow, name))
+    return True
 
 
 def _open(shadow: str) -> Scope[Rdict]:
@@ -120,11 +188,8 @@ def _open(shadow: str) -> Scope[Rdict]:
     if loaded is None:
         return open_database(shadow, access_type=access)
     options, families = loaded
-    options.set_max_open_files(-1)  # all at once: a writer may delete some of them later
-    for name in _manifest.read_manifest(shadow).families:
-        families.setdefault(name, options)
-    families.setdefault(_engine.DEFAULT_FAMILY, options)
-    known = {name: families[name] for name in _engine.list_families(shadow)}
+    options.set_max_open_files(-1)  # all at once: the links lead nowhere afterwards
+    known = {name: families.get(name, options) for name in _engine.list_families(shadow)}
     return open_database(shadow, options=options, column_families=known, access_type=access)
 
 

@@ -1,12 +1,12 @@
 """What the `saferocks` command writes: tables with rich on a terminal, plain columns anywhere else.
 
-rich is wanted for looks only. Without it, in a pipe and on a dumb terminal there is plain text, complete
-and as wide as it has to be.
+rich is wanted for looks only. Without it, and in a pipe, there is plain text, complete and as wide as it
+has to be. rich itself keeps to what the terminal can show.
 """
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,13 +20,13 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def is_rich(stream: TextIO) -> bool:
     """Tell whether a stream can show more than plain lines, and rich is here to do so."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb" and find_spec("rich") is not None
+    return stream.isatty() and find_spec("rich") is not None
 
 
 def prepare_streams() -> None:
     """Let no character that the terminal's encoding lacks end the command."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -8,9 +8,7 @@ databases, never keys or values, and can change nothing. Only clients on this ma
 
 from __future__ import annotations
 
-import asyncio.coroutines
 import functools
-import inspect
 import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -83,7 +81,7 @@ class DebugApp:
         """Answer a request of an ASGI server (scope, receive, send) or of a WSGI server (environ, start_response)."""
         if len(arguments) == _ASGI_ARGUMENTS:
             return self._asgi(*arguments)
-        if len(arguments) == 1:  # ASGI as it was before version 3
+        if len(arguments) == 1:  # ASGI before version 3, which servers take this for: it is no coroutine function
             return functools.partial(self._asgi, arguments[0])
         return self._wsgi(*arguments)
 
@@ -173,12 +171,6 @@ async def _live(
         if kind == "lifespan.shutdown":
             return
 
-
-# Servers ask whether an application is a coroutine function to tell ASGI from its older form and from WSGI.
-if hasattr(inspect, "markcoroutinefunction"):
-    inspect.markcoroutinefunction(DebugApp.__call__)
-else:
-    DebugApp.__call__._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 #: The debug page for clients on this machine.
 app = DebugApp()

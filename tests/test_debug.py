@@ -543,6 +543,7 @@ server = debug.serve()
 child = os.fork()
 if child == 0:
     server.close()
+    os.close(1)  # so that the parent's end is seen
     os.read(0, 1)  # until the parent has done
     os._exit(0)
 server.close()
