@@ -81,9 +81,9 @@ def open_unchanged(path: str) -> Iterator[Reading]:
     Raises:
         EngineError: If it cannot be opened; the text names its own directory.
     """
-    with tempfile.TemporaryDirectory(prefix="saferocks-") as room:
+    with tempfile.TemporaryDirectory(prefix="saferocks-") as room, ExitStack() as pinned:
         try:
-            with _newest(path, room) as db:
+            with _newest(path, room, pinned) as db:
                 yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
         except EngineError as error:
             raise Reading(path, room, {}).in_place(error) from error
@@ -96,17 +96,17 @@ def _family(db: Rdict, name: str) -> Rdict:
     return family
 
 
-def _newest(path: str, room: str) -> Scope[Rdict]:
+def _newest(path: str, room: str, pinned: ExitStack) -> Scope[Rdict]:
     """Open what is there, as soon as it can be fixed."""
     for attempt in range(_ATTEMPTS):
         shadow = os.path.join(room, str(attempt))
-        with ExitStack() as pinned:
-            try:
-                _fix(path, shadow, pinned)
-            except _MovedError:
-                shutil.rmtree(shadow)
-                continue
-            return _open(shadow)
+        try:
+            _fix(path, shadow, pinned)
+        except _MovedError:
+            pinned.close()
+            shutil.rmtree(shadow)
+            continue
+        return _open(shadow)
     raise BusyError(f"Resource busy: the files of {path!r} change faster than they can be opened; try again", code=11)
 
 
@@ -188,7 +188,7 @@ def _open(shadow: str) -> Scope[Rdict]:
     if loaded is None:
         return open_database(shadow, access_type=access)
     options, families = loaded
-    options.set_max_open_files(-1)  # all at once: the links lead nowhere afterwards
+    options.set_max_open_files(-1)  # all at once, so that what cannot be opened is known at once
     known = {name: families.get(name, options) for name in _engine.list_families(shadow)}
     return open_database(shadow, options=options, column_families=known, access_type=access)
 

@@ -224,6 +224,28 @@ def test_a_database_that_is_written_meanwhile(command, path: str, db: saferocks.
     assert failures == []
 
 
+def test_blob_files(command, path: str) -> None:
+    """Values in blob files, which RocksDB opens only when it comes to them, are read and verified too."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_enable_blob_files(True)
+    with saferocks.open(path, options=options) as db:
+        for number in range(100):
+            db[b"%03d" % number] = b"value %d" % number
+        db.flush()
+    assert command("scan", path, "--reverse", "--limit", "1").stdout == "099\tvalue 99\n"
+    assert command("verify", path).returncode == 0
+    (blob,) = Path(path).glob("*.blob")
+    content = blob.read_bytes()
+    blob.write_bytes(content.replace(b"value 50", b"value XX"))
+    done = command("verify", path)
+    assert done.stdout.startswith(
+        "problem default: damaged, after 50 rows, the rest was not read: Corruption: Blob CRC"
+    )
+    assert done.returncode == 1
+    blob.unlink()
+    assert f"blob file {blob.name} is missing" in command("doctor", path).stdout
+
+
 # --------------------------------------------------------------------------- scan
 
 
