@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _guard, _ordering, _registry
 from saferocks._handle import HandleRecord, LeasedHandle, open_handle, release
 from saferocks._leases import asked_for
+from saferocks._process import forking, see
 from saferocks._registry import PROCESS, Reason
 from saferocks._settings import INHERITED
 from saferocks.errors import HandleClosedError, InvalidArgumentError, LeakedHandleWarning, add_note
@@ -204,6 +205,8 @@ class BatchWrites(LeasedHandle[BatchRecord]):
                 closed for instance, and no other exception tells of the loss.
         """
         record = self._record
+        if forking:
+            see()
         if record.reason is None and record.is_expired():  # and to be released as soon as nobody is inside
             record.expire()
         if record.reason is None:
@@ -394,6 +397,8 @@ class BulkWriter(BatchWrites):
         if gathered.is_empty():
             return
         record.native = record.live = self._new()
+        if forking:
+            record.disable()
         if record.reason is not None:  # released since, by another thread: then nothing more is written
             record.drop(gathered)
             raise record.too_late()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from saferocks import (
     _engine,
     _guard,
     _leases,
+    _log_files,
     _opening,
     _registry,
     _settings,
@@ -27,6 +29,7 @@ from saferocks._files import Checkpoint
 from saferocks._handle import HandleRecord, blank, note_failure, open_handle, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
+from saferocks._process import forking, see
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
@@ -197,6 +200,8 @@ class Rdict(BatchMethods):
 
     def _close(self, error: BaseException | None, cancel_background: bool) -> None:
         owner = self._record.owner
+        if forking:
+            see()
         if self._record.reason is not None:
             return
         try:
@@ -226,6 +231,9 @@ class Rdict(BatchMethods):
             except Exception:
                 if not self._is_finalizing():
                     raise
+            except BaseException as interrupt:  # Ctrl-C in the midst of it: nobody comes back to close what is left
+                self._close(interrupt, False)
+                raise
 
     # ---- handles
 
@@ -377,15 +385,21 @@ class Rdict(BatchMethods):
 
         Raises:
             IOFailedError: If there is no database at the path.
+            CorruptionError: If RocksDB would read one of its log files for ever.
         """
         _engine.check_process()
         target = text_path(path)
-        _engine.repair(target, options or _engine.new_options(_directory.mode_for_repair(target)))
+        raw_mode = _directory.mode_for_repair(target)
+        _log_files.check(target)
+        _engine.repair(target, options or _engine.new_options(raw_mode))
 
     @staticmethod
     def list_cf(path: StrPath, options: Options | None = None) -> list[str]:
         """List the column families of a database that may be closed (`ListColumnFamilies`)."""
-        return _engine.list_families(text_path(path), options)
+        target = text_path(path)
+        if os.path.isdir(target):
+            _log_files.check(target)
+        return _engine.list_families(target, options)
 
 
 def open(  # noqa: A001 - the word for it, as in `dbm.open`

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saferocks import _log_files
 from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 StrPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 CONFIG_NAME = "rocksdict-config.json"
+
+#: rocksdict reads its configuration a byte at a time, with the interpreter lock: a megabyte takes a second or more.
+_LARGEST_CONFIG = 1 << 20
 
 # A VersionEdit writes the comparator as tag 1, the length of its name, its name.
 _RAW_MARK = b"\x01\x1aleveldb.BytewiseComparator"
@@ -64,15 +68,19 @@ def look(path: str) -> Directory:
 
     Raises:
         IOFailedError: If it is a file, or cannot be read.
-        CorruptionError: If CURRENT does not name a readable MANIFEST.
+        CorruptionError: If CURRENT does not name a readable MANIFEST, RocksDB would read a log file for ever, or
+            rocksdict its configuration for very long.
         ModeMismatchError: If the database was made with a comparator of another program.
     """
     _check_reachable(path)
+    _check_config(path)
     current = os.path.join(path, "CURRENT")
     if not os.path.lexists(current):
         _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
-    return Directory(path, is_database=True, raw_mode=_mode_of(path, current))
+    raw_mode = _mode_of(path, current)
+    _log_files.check(path)
+    return Directory(path, is_database=True, raw_mode=raw_mode)
 
 
 def _check_empty(path: str) -> None:
@@ -104,6 +112,22 @@ def _check_reachable(path: str) -> None:
         raise IOFailedError(f"IO error: no permission to read {existing!r}; change its owner or mode", code=5)
 
 
+def _check_config(path: str) -> None:
+    """Refuse a configuration of rocksdict that is larger than any honest one, which would take hours to read.
+
+    Raises:
+        CorruptionError: Naming it.
+    """
+    with suppress(OSError):  # there is none
+        size = os.path.getsize(os.path.join(path, CONFIG_NAME))
+        if size > _LARGEST_CONFIG:
+            raise CorruptionError(
+                f"Corruption: {CONFIG_NAME} of {path!r} has {size} bytes, and should have a few hundred; remove it: "
+                "rocksdict writes it anew",
+                code=2,
+            )
+
+
 def check_writable(path: str) -> None:
     """Refuse a path in which this process may not create files.
 
@@ -130,7 +154,7 @@ def _mode_of(path: str, current: str) -> bool:
             name = file.read(256).strip().decode("ascii")
         with open(os.path.join(path, name), "rb") as file:
             head = file.read(1 << 16)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL
         raise CorruptionError(
             f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
             "restore it, or try saferocks.Rdict.repair on a copy",

@@ -1,6 +1,6 @@
 """The only module that imports rocksdict: native calls, error mapping, and the defences against defects.
 
-Each workaround carries the number of the defect it answers (D1 to D23, listed in
+Each workaround carries the number of the defect it answers (D1 to D24, listed in
 docs/rocksdict-defects.md) and can be deleted alone when upstream mends that defect.
 """
 
@@ -41,7 +41,7 @@ from rocksdict import (
     WriteOptions as WriteOptions,
 )
 
-from saferocks import _status, errors
+from saferocks import _process, _status, errors
 from saferocks.errors import EngineError, HandleClosedError
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ def check_process() -> None:
     Raises:
         ForkedProcessError: If they were left behind in the process that this one was forked from.
     """
+    _process.see()
     if forked:
         raise errors.ForkedProcessError(
             "this process was forked from one that had opened a database, and RocksDB cannot work in both; "

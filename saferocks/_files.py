@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _directory, _engine
 from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
 from saferocks._leases import asked_for
+from saferocks._process import forking, see
 from saferocks._registry import PROCESS
 from saferocks._settings import INHERITED
 from saferocks.errors import InvalidArgumentError, IOFailedError
@@ -247,6 +248,8 @@ class SstFileWriter(LeasedHandle[SstRecord]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         record = self._record
+        if forking:
+            see()
         try:
             if error is None and record.path is not None and record.reason is None:
                 self.finish()

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from saferocks import _engine, _guard, _leases, _registry, _watch, events
+from saferocks import _engine, _guard, _leases, _process, _registry, _watch, events
 from saferocks._leases import pending as leases
+from saferocks._process import forking, see
 from saferocks._registry import ENTERED, EXITED, OPEN, REFUSED, RELEASED, USED, Reason, Record, State, records
 from saferocks.errors import (
     ForkedHandleError,
@@ -88,10 +89,14 @@ class HandleRecord(Record):
             if name == "lease":
                 return None
             raise AttributeError(name)
+        if forking:
+            see()
         if self.reason is not None:
             return self.after_release()
         if self.owner.closing or self.native is None or self.is_expired():
             raise self.closed_error()
+        if self.state is ENTERED or self.state is USED:
+            return self.resume()
         self.before_entering()
         self.start(USED)
         return self.live
@@ -145,6 +150,25 @@ class HandleRecord(Record):
         self.live = self.native if self.is_plain else self.activate()
         if self.reason is not None or self.owner.closing:
             raise self.too_late()
+        if forking:
+            self.disable()
+
+    def resume(self) -> Any:
+        """Return what the calls of a handle in use go through, which a fork has unset.
+
+        While that is under way it stays unset: in the child each use has to come here. It is set
+        first and then looked for a fork, which first tells of itself and then unsets: the second
+        of the two sees the other.
+        """
+        self.live = live = self.native if self.is_plain else self.activate()
+        if self.reason is not None:
+            self.disable()
+            return self.after_release()
+        if self.owner.closing or self.is_expired():
+            raise self.too_late()
+        if forking:
+            self.disable()
+        return live
 
     def too_late(self) -> SaferocksError:
         """Undo `start` after a release or close, and return the error to raise."""
@@ -172,9 +196,11 @@ class HandleRecord(Record):
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took, after a close that did not come about."""
         self.live = live
+        if forking:
+            self.disable()
 
     def activate(self) -> Any:
-        """Return what the handle's methods shall call through."""
+        """Return what the handle's methods shall call through; the same again after a fork."""
         return self.native
 
     def after_release(self) -> Any:
@@ -286,6 +312,8 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     Safe from any thread and from finalizers. The record leaves its owner last, once nothing
     native is left of it: so a close that runs meanwhile sees a release that is still under way.
     """
+    if forking:
+        see()
     if records.pop(record.id, None) is None:  # atomic: one of all racing callers goes on
         return False
     record.reason = reason
@@ -354,6 +382,8 @@ class Handle(Generic[RecordT]):
             record.state = ENTERED
             record.live = record.native if record.is_plain else record.activate()
             if record.reason is None and not record.owner.closing:
+                if forking:
+                    record.disable()
                 return self
             raise record.refused()
         if record.state is USED:
@@ -384,7 +414,7 @@ class Handle(Generic[RecordT]):
             record = self._record
         except AttributeError:  # half-built: nothing was opened
             return
-        if record.reason is None and not self._is_finalizing() and not _registry.is_inherited():
+        if record.reason is None and not self._is_finalizing() and not _process.is_inherited():
             record.collected()
 
     def __repr__(self) -> str:

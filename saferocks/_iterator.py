@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _engine, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, release
+from saferocks._process import see
 from saferocks._registry import Reason, Record
 from saferocks.errors import ConcurrentUseError, InvalidArgumentError, SaferocksError
 
@@ -80,10 +81,15 @@ class BoundedCursorRecord(CursorRecord):
 
 
 class SharedCursorRecord(BoundedCursorRecord):
-    """The record of a cursor of a snapshot, which moves the snapshot's cursor."""
+    """The record of a cursor of a snapshot, which moves the snapshot's cursor.
 
-    __slots__ = ()
+    Attributes:
+        shared: The cursor with a position of its own; None until the handle is used.
+    """
 
+    __slots__ = ("shared",)
+
+    shared: Any
     disposes = True
 
     def is_busy(self) -> bool:
@@ -96,16 +102,19 @@ class SharedCursorRecord(BoundedCursorRecord):
 
     def acquire(self, acquire: Callable[[], Any], lease: Lease | None = None) -> None:
         """Get hold of the snapshot's cursor."""
+        self.shared = None
         super().acquire(acquire, lease)
         join_snapshot(self)
 
     def activate(self) -> Any:
         """Return a cursor with a position of its own."""
-        cursor = SharedCursor(self.native, self.bounds)
-        return cursor if self.bounds.is_open else BoundedCursor(cursor, self.bounds)
+        if self.shared is None:
+            self.shared = SharedCursor(self.native, self.bounds)
+        return self.shared if self.bounds.is_open else BoundedCursor(self.shared, self.bounds)
 
     def dispose(self, native: Any) -> None:
         """Let go of the snapshot's cursor."""
+        self.shared = None
         if native is not None:
             native.users.pop(self.id, None)
 
@@ -226,6 +235,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         _engine.throw(failure)
 
     def _in_use(self) -> SaferocksError:
+        see()
         if self._record.reason is Reason.FORKED:  # it was in use by a thread of the parent's
             return self._record.closed_error()
         where = _registry.format_site(self._record.site)

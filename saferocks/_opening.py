@@ -197,8 +197,11 @@ def _mode(request: Request, found: _directory.Directory, default_raw: bool) -> b
 def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> Opened:
     loaded = _engine.load_options(request.path) if found.is_database else None
     options, on_disk = _options(request, loaded, raw)
-    if found.is_database and request.column_families is None:  # the OPTIONS file may be an old one, or missing
-        on_disk = {**dict.fromkeys(_engine.list_families(request.path), options), **(on_disk or {})}
+    if found.is_database and request.column_families is None:
+        # The MANIFEST knows which there are. The OPTIONS file may be missing, or an old one: a program that is killed
+        # may have left it without one that was made, or with one that was dropped.
+        loaded_families = on_disk or {}
+        on_disk = {name: loaded_families.get(name, options) for name in _engine.list_families(request.path)}
     families = _engine.families_in_force(request.options, request.column_families, on_disk)
     if request.statistics:
         options.enable_statistics()

@@ -103,8 +103,8 @@ class FamilyRecord(HandleRecord):
     def __getattr__(self, name: str) -> Any:
         if name != "sink":
             return super().__getattr__(name)
-        super().__getattr__("live")
-        return self.sink
+        live = super().__getattr__("live")
+        return live if self.owner.access.writes else ReadOnlySink(self)
 
     @property
     def remedy(self) -> str:
@@ -131,7 +131,7 @@ class FamilyRecord(HandleRecord):
 
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""
-        self.live = self.activate()
+        super().enable_again(self.activate())
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import sys
 from enum import Enum
 from threading import RLock, get_ident
@@ -18,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _settings
+from saferocks._process import forking, see
 from saferocks._settings import INHERITED
 
 if TYPE_CHECKING:
@@ -114,20 +114,10 @@ records: dict[int, Record] = {}
 _ids = itertools.count(1)
 
 
-#: The process whose handles these are.
-_process = os.getpid()
-
-
-def is_inherited() -> bool:
-    """Tell whether this is a forked child that has not yet been told so: what is collected now is its parent's."""
-    return os.getpid() != _process
-
-
-def adopt_process() -> None:
-    """Begin anew in a forked child: no handle in it is its own, and no other thread runs."""
-    global _process, _listing  # noqa: PLW0603 - once in each process
+def start_afresh() -> None:
+    """Forget all handles, in a forked child: none in it is its own, and no other thread runs."""
+    global _listing  # noqa: PLW0603 - once in each process
     records.clear()
-    _process = os.getpid()
     _listing = RLock()  # a thread that is no more may have held it
 
 
@@ -181,6 +171,8 @@ class Record:
     def __init__(self, owner: Owner, label: str | None = None) -> None:
         if label is not None and not isinstance(label, str):
             raise TypeError(f"label is {label!r}; give a str")
+        if forking:  # a handle that a forked child opens is its own, and none of those that it inherits
+            see()
         trace = owner.own_trace or _settings.current.trace
         if trace == "off":
             self.site, self.stack = _NOWHERE, ()
@@ -273,7 +265,9 @@ def running_threads() -> frozenset[int]:
 
 
 def snapshot() -> list[Record]:
-    """Return one consistent copy of all open records, oldest first."""
+    """Return one consistent copy of all open records of this process, oldest first."""
+    if forking:
+        see()
     return in_order(records)
 
 

@@ -21,6 +21,7 @@ from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor, Place
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._iterator import join_snapshot
+from saferocks._process import forking, see
 from saferocks._registry import EXHAUSTED, Record
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError
 
@@ -112,6 +113,8 @@ class ScanRecord(HandleRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator of the rows."""
+        if self.rows is not None:
+            return self.rows  # type: ignore[no-any-return]
         if not self.bounds.is_open:
             rows = _bounded_rows(self)
         elif self.method in _PARTS:
@@ -196,6 +199,8 @@ class SharedScanRecord(ScanRecord):
 
     def activate(self) -> Generator[Any, None, None]:
         """Return the generator that shares the snapshot's cursor."""
+        if self.rows is not None:
+            return self.rows  # type: ignore[no-any-return]
         self.rows = rows = self._until_expired(_pinned_rows(self))
         return rows
 
@@ -323,7 +328,7 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
         return
     rows = _FIRST_CHUNK
     try:
-        while not pinned.expired and (chunk := pinned.chunk(place, rows)):
+        while not pinned.expired and not _is_left(record) and (chunk := pinned.chunk(place, rows)):
             yield from chunk
             rows = min(rows * 2, _LAST_CHUNK)
     except GeneratorExit:
@@ -336,6 +341,13 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
         return
     del pinned, place
     _engine.throw(failure)
+
+
+def _is_left(record: ScanRecord) -> bool:
+    """Tell whether this is a forked child, and the scan its parent's; the tail says so."""
+    if forking:
+        see()
+    return record.reason is not None
 
 
 def _failed(record: ScanRecord, error: BaseException) -> list[BaseException]:

@@ -22,6 +22,8 @@ import sys
 from collections import deque
 from typing import Any
 
+from saferocks._process import forking, see
+
 _logger = logging.getLogger("saferocks")
 
 # Events found where nothing may be logged: a finalizer can run while its own thread holds a
@@ -35,7 +37,9 @@ def defer(event: str, **fields: Any) -> None:
 
 
 def drain() -> None:
-    """Log what finalizers have queued."""
+    """Log what finalizers have queued, those of this process."""
+    if forking:
+        see()
     while pending:
         try:
             event, fields = pending.popleft()

@@ -1,10 +1,14 @@
 """`python -m stress`."""
 
+import importlib.util
 import signal
 import sys
 
 try:
     from stress.cli import main
+
+    if importlib.util.find_spec("scipy") is None:  # which is loaded late
+        raise ModuleNotFoundError(name="scipy")
 except ModuleNotFoundError as error:
     print(
         f"python -m stress: {error.name} is missing; install saferocks with its extra: saferocks[stress]",

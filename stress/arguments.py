@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import all_legs, all_scenarios
 
 _PORTS = 1 << 16
 #: Longer ones are no lengths of time: they become infinite when they are reckoned with.
@@ -42,8 +42,22 @@ def seed(text: str) -> int:
 
 def jobs(text: str) -> int:
     """Return a whole number, 1 or more."""
+    return _count(text, "legs at once")
+
+
+def rounds(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    return _count(text, "rounds")
+
+
+def rounds_at_once(text: str) -> int:
+    """Return a whole number, 1 or more."""
+    return _count(text, "rounds at once")
+
+
+def _count(text: str, what: str) -> int:
     if not text.isdecimal() or not text.isascii() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of legs at once; give a whole number, 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}; give a whole number, 1 or more")
     return int(text)
 
 
@@ -64,7 +78,7 @@ def scenario(text: str) -> str:
 
 
 def leg(text: str) -> str:
-    """Return the name of a leg that there is."""
-    if text not in LEGS:
-        raise argparse.ArgumentTypeError(f"there is no leg {text!r}; there are {', '.join(LEGS)}")
+    """Return the name of a leg that some scenario has."""
+    if text not in all_legs():
+        raise argparse.ArgumentTypeError(f"there is no leg {text!r}; there are {', '.join(all_legs())}")
     return text

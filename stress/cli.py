@@ -1,22 +1,23 @@
-"""The command line: `python -m stress quick | run NAME... | nightly | report RUN | compare OLD NEW | list | bench`."""
+"""The command line: `python -m stress`, and one of its commands."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from stress import arguments, bench, compare, report, session, terminal
 from stress.errors import UsageError
+from stress.faults import command as faults
 from stress.judging import Status
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BAD_USAGE = 2
 _RUN_SECONDS = 60.0
-_COMMANDS = "quick, run NAME, nightly, report RUN, compare OLD NEW, list or bench"
+_COMMANDS = "quick, run NAME, nightly, report RUN, compare OLD NEW, list, bench or faults"
 _EXIT = "exit status: 0 all as it must be, 1 a leak or a wrong verdict, 2 bad usage, 3 nothing can be concluded"
 
 
@@ -24,8 +25,11 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong and what would be right."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        terminal.say(f"{self.prog}: {message}", sys.stderr)
         raise SystemExit(BAD_USAGE)
+
+    def print_help(self, file: Any = None) -> None:
+        terminal.say(self.format_help().rstrip("\n"), file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Leaks on a real RocksDB, and what saferocks makes of them.",
         epilog=_EXIT,
     )
-    commands = parser.add_subparsers(dest="command", metavar="quick | run | nightly | report | compare | list | bench")
+    commands = parser.add_subparsers(
+        dest="command", metavar="quick | run | nightly | report | compare | list | bench | faults"
+    )
     quick = commands.add_parser("quick", help="run every scenario for a few seconds", epilog=_EXIT)
     _add_run_options(quick, "2 where there are 2 cores")
     run = commands.add_parser("run", help="run some scenarios for longer", epilog=_EXIT)
@@ -56,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_options(commands.add_parser("compare", help="compare a run with an earlier one"))
     commands.add_parser("list", help="say which scenarios there are")
     bench.add_options(commands.add_parser("bench", help="compare the costs of saferocks with those of bare rocksdict"))
+    faults.add_options(commands.add_parser("faults", help="kill, fork, fill the disk, corrupt and race, in rounds"))
     return parser
 
 
@@ -79,7 +86,7 @@ def _add_run_options(parser: argparse.ArgumentParser, jobs: str) -> None:
 
 def _list() -> int:
     for scenario in all_scenarios().values():
-        terminal.say(f"{scenario.name:16} {', '.join(LEGS)}: {scenario.summary}")
+        terminal.say(f"{scenario.name:16} {', '.join(scenario.leg_names)}: {scenario.summary}")
     return Status.GREEN.value
 
 
@@ -90,6 +97,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         return report.run(options)
     if options.command == "compare":
         return compare.run(options)
+    if options.command == "faults":
+        return faults.run(options)
     return bench.run(options) if options.command == "bench" else session.run(options)
 
 

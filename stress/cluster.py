@@ -23,7 +23,7 @@ from stress.envelope import EnvelopeExecutor
 from stress.errors import UsageError
 from stress.jobs import LegOutcome, run_leg_away, stop_legs
 from stress.machine import machine, versions
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,9 +104,9 @@ class Cluster:
     def _forget(self) -> None:
         from distributed import Event  # late, because the extra need not be installed
 
-        for scenario in all_scenarios():
-            for leg in LEGS:
-                Event(self.work.claim(f"{scenario} {leg}"), client=self.client).clear()
+        for scenario in all_scenarios().values():
+            for leg in scenario.leg_names:
+                Event(self.work.claim(f"{scenario.name} {leg}"), client=self.client).clear()
 
     def strangers(self) -> Iterator[str]:
         """Yield a line for each version on a worker that differs from ours."""

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from stress.errors import UsageError
-from stress.running import sampling_interval
+from stress.running import planned_samples
 from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
@@ -23,12 +23,11 @@ LEG_BYTES = 1 << 30
 #: (the new file is written beside the old one) and to the page.
 _SAMPLE_BYTES = 600
 _RECORD_BYTES = 1 << 20
-_MAX_ENOUGH = 1.5  # legs that a busy machine holds up run on, and so sample on
 
 
 def output_bytes(plan: Plan) -> int:
     """Return how many bytes a run's directory may take."""
-    samples = plan.seconds / sampling_interval(plan.seconds) * _MAX_ENOUGH
+    samples = planned_samples(plan.seconds)
     legs = sum(len(all_scenarios()[name].legs(plan.legs)) for name in plan.scenarios)
     return int(legs * (samples * _SAMPLE_BYTES + _RECORD_BYTES))
 
@@ -47,7 +46,19 @@ def check_room(plan: Plan, output: str, temporary: str | None) -> None:
     needs = [(output, "--output", output_bytes(plan))]
     if temporary is not None:
         needs.append((temporary, "TMPDIR", plan.jobs * LEG_BYTES))
-    needs.sort(key=lambda each: -each[2])  # where they share a disk, what takes most of it is named
+    check_places(needs)
+
+
+def check_places(needs: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse a run where there is too little room.
+
+    Args:
+        needs: Each place, which need not exist yet, what points at it, and the bytes that the run may take there.
+
+    Raises:
+        UsageError: If one of the places has less free than the run may take.
+    """
+    needs = sorted(needs, key=lambda each: -each[2])  # where they share a disk, what takes most of it is named
     for (place, remedy, _), need in zip(needs, _with_neighbours(needs), strict=True):
         free = shutil.disk_usage(_existing(place)).free
         if free < need:

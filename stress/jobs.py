@@ -66,6 +66,7 @@ class LegOutcome:
         begun: Whether it was started at all.
         samples: The file of its samples, compressed, if that is not where the job wants it.
         root: Where the harness is on the machine that ran it, if it was run away.
+        failure: What failed outside of the process, so that nothing is known of it; empty if nothing did.
     """
 
     status: int
@@ -74,6 +75,7 @@ class LegOutcome:
     begun: bool = True
     samples: bytes = b""
     root: str = ""
+    failure: str = ""
 
 
 #: The processes of legs that this process' threads watch, and the groups that they belong to.

@@ -105,6 +105,8 @@ def leg_verdict(judgements: Iterable[Judgement]) -> Verdict:
 
 def _process_status(outcome: LegOutcome) -> tuple[Status, str] | None:
     """Judge how the process ended, or return None if it ended well."""
+    if outcome.failure:
+        return Status.RED, f"the harness failed to run it: {outcome.failure}"
     if outcome.interrupted:
         return Status.INCONCLUSIVE, "interrupted"
     if outcome.status == 0:
@@ -117,7 +119,7 @@ def _leg_status(
     scenario: Scenario, leg: str, verdict: Verdict, judgements: tuple[Judgement, ...], data: LegData
 ) -> tuple[Status, str]:
     if leg == "raw":
-        return _held_status(scenario.planted, judgements)
+        return _held_status(scenario.planted, judgements, data)
     variant = scenario.variant(leg)
     if variant is not None:
         return _variant_status(variant, judgements, data)
@@ -127,10 +129,13 @@ def _leg_status(
     return _guard_status((scenario.opening_line,) if leg == "guarded" else (), data.named)
 
 
-def _held_status(planted: tuple[str, ...], judgements: tuple[Judgement, ...]) -> tuple[Status, str]:
-    """A raw leg has to be seen to leak, in every signal in which its leak was planted."""
+def _held_status(planted: tuple[str, ...], judgements: tuple[Judgement, ...], data: LegData) -> tuple[Status, str]:
+    """A raw leg has to be seen to leak, in every signal in which its leak was planted, if it came to plant it all."""
     for verdict, status in ((Verdict.PASS, Status.RED), (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)):
         missed = _signals(judgements, planted, verdict)
+        if missed and data.cut is not None:
+            few = f"the machine let the leg through {data.cut['rounds']} of {data.cut['of']} rounds only"
+            return Status.INCONCLUSIVE, f"the planted leak was not seen in {', '.join(missed)}; {few}"
         if missed:
             return status, f"the planted leak was not seen in {', '.join(missed)}"
     return Status.GREEN, f"the planted leak was seen in {', '.join(planted)}"
@@ -138,7 +143,7 @@ def _held_status(planted: tuple[str, ...], judgements: tuple[Judgement, ...]) ->
 
 def _variant_status(variant: Variant, judgements: tuple[Judgement, ...], data: LegData) -> tuple[Status, str]:
     """A variant has to be seen to hold what it holds, and nothing of what it is said not to hold."""
-    status, reason = _held_status(variant.held, judgements)
+    status, reason = _held_status(variant.held, judgements, data)
     if status is not Status.GREEN:
         return status, reason
     for verdict, odd in ((Verdict.FAIL, Status.RED), (Verdict.INCONCLUSIVE, Status.INCONCLUSIVE)):

@@ -63,6 +63,7 @@ class Record:
         jobs: The legs to be run.
         started: When it began.
         workers: What the workers of a cluster are, each with its address.
+        faults: What came out of the faults that a night begins with, if it did.
         interrupted: Whether it was ended before its time.
         reports: What came out so far.
     """
@@ -74,6 +75,7 @@ class Record:
     reports: list[LegReport] = field(default_factory=list)
     interrupted: bool = False
     workers: tuple[dict[str, Any], ...] = ()
+    faults: dict[str, Any] | None = None
     machine: dict[str, Any] = field(default_factory=machine)
 
     @property
@@ -115,6 +117,7 @@ class Record:
             "versions": versions(),
             "machine": self.machine,
             "workers": self.workers,
+            "faults": self.faults,
             "results": [_leg_as_json(report, series) for report in self.reports],
             "file": self.file,
         }

@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+T = TypeVar("T")
 
 WARM_UP = 0.25
 MIN_BLOCKS, MAX_BLOCKS = 12, 48
@@ -29,11 +31,11 @@ class Measured:
 
     Attributes:
         count: How many samples there were.
-        span: The seconds from the first of them to the last.
+        span: The seconds from the first of them to the last, for those who reckon per hour.
         missing: How many of them are not numbers.
         has_zero: Whether one of them reads 0.
         highest: The highest of them.
-        floor_times: The times of the blocks' lowest samples.
+        floor_at: Where the blocks' lowest samples are, counted in samples.
         floor: The blocks' lowest samples.
         medians: The blocks' medians.
     """
@@ -43,14 +45,18 @@ class Measured:
     missing: int
     has_zero: bool
     highest: float
-    floor_times: tuple[float, ...]
+    floor_at: tuple[int, ...]
     floor: tuple[float, ...]
     medians: tuple[float, ...]
 
 
-def warm_up_end(first: float, last: float) -> float:
-    """Return the time at which the warm-up of a run that was sampled from `first` to `last` is over."""
-    return first + WARM_UP * (last - first)
+def warm_up_samples(samples: int) -> int:
+    """Return how many of so many samples are the warm-up.
+
+    It is not a part of the time: a machine that stands still for seconds makes the time before or after it
+    next to nothing, and not the samples.
+    """
+    return math.ceil(WARM_UP * samples)
 
 
 def count_blocks(samples: int) -> int:
@@ -76,8 +82,8 @@ class Reducer:
         self._ends = edges(samples, parts)
         self._stride = -(-samples // parts // _FOR_MEDIAN) or 1
         self._block: list[float] = []
-        self._lowest: tuple[float, float] | None = None
-        self._floor: list[tuple[float, float]] = []
+        self._lowest: tuple[int, float] | None = None
+        self._floor: list[tuple[int, float]] = []
         self._medians: list[float] = []
         self._times: tuple[float, float] | None = None
         self._count = self._missing = 0
@@ -88,16 +94,16 @@ class Reducer:
         """Take the next sample; one that is not a number only counts as missing."""
         self._times = (time if self._times is None else self._times[0], time)
         if math.isfinite(value):
-            self._take(time, value)
+            self._take(value)
         else:
             self._missing += 1
         self._count += 1
         if self._count == self._ends[0]:
             self._end_block()
 
-    def _take(self, time: float, value: float) -> None:
+    def _take(self, value: float) -> None:
         if self._lowest is None or value < self._lowest[1]:  # the earliest, where several are lowest
-            self._lowest = (time, value)
+            self._lowest = (self._count, value)
         self._highest = max(self._highest, value)
         self._has_zero = self._has_zero or not value
         if self._count % self._stride == 0:
@@ -120,41 +126,34 @@ class Reducer:
             self._missing,
             self._has_zero,
             self._highest,
-            tuple(time for time, _ in self._floor),
+            tuple(number for number, _ in self._floor),
             tuple(value for _, value in self._floor),
             tuple(self._medians),
         )
 
 
-def after_warm_up(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Drop the samples of the first quarter of the time."""
-    if not times:
-        return [], []
-    start = warm_up_end(times[0], times[-1])
-    kept = [(time, value) for time, value in zip(times, values, strict=True) if time >= start]
-    return [time for time, _ in kept], [value for _, value in kept]
+def after_warm_up(values: Sequence[T]) -> Sequence[T]:
+    """Drop the first quarter of the samples."""
+    return values[warm_up_samples(len(values)) :]
 
 
-def block_minima(
-    times: Sequence[float], values: Sequence[float], blocks: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def block_minima(values: Sequence[float], blocks: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Cut a series into blocks of nearly equal length and keep the lowest sample of each.
 
     Args:
-        times: The times of the samples, ascending.
-        values: Their values.
+        values: The samples, in the order of time.
         blocks: How many blocks; at most one for each sample.
 
     Returns:
-        The times and the values of the lowest samples; the earliest one where several are lowest.
+        Where the lowest samples are, and they; the earliest one where several are lowest.
     """
-    found = _reduced(times, values, blocks)
-    return found.floor_times, found.floor
+    found = _reduced(range(len(values)), values, blocks)
+    return found.floor_at, found.floor
 
 
 def measure(times: Sequence[float], values: Sequence[float]) -> Measured:
     """Reduce a whole series: drop its warm-up and keep what a verdict needs of the rest."""
-    return _reduced(*after_warm_up(times, values))
+    return _reduced(after_warm_up(times), after_warm_up(values))
 
 
 def _reduced(times: Sequence[float], values: Sequence[float], blocks: int | None = None) -> Measured:

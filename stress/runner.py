@@ -111,12 +111,12 @@ def _collect(record: Record, futures: dict[Future[LegOutcome], LegJob], observer
 
 
 def _outcome(future: Future[LegOutcome]) -> LegOutcome:
-    """Return how a leg ended; one that the executor lost has ended badly."""
+    """Return how a leg ended; of one that the executor lost nothing is known."""
     try:
         return future.result()
     except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever an executor raises, the leg has not run
         said = (str(error).splitlines() or ["the executor has given it up"])[0]
-        return LegOutcome(1, f"{type(error).__name__}: {said}")
+        return LegOutcome(0, "", failure=f"{type(error).__name__}: {said}")
 
 
 def _judge(record: Record, job: LegJob, outcome: LegOutcome) -> LegReport:

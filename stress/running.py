@@ -1,18 +1,18 @@
 """What the code of a leg is given: its rounds, its samples, its random numbers, and what it tells.
 
-What it tells are lines of JSON: `{"sample": {...}}`, `{"leak": {...}}` or `{"table": {...}}`.
+What it tells are lines of JSON: `{"sample": {...}}`, `{"leak": {...}}`, `{"table": {...}}` or `{"cut": {...}}`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import sys
 import threading
 import time
 import warnings
-from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO
 
 from saferocks import LeakedHandleWarning, OverdueHandleWarning
@@ -27,14 +27,13 @@ PLANTED = 100
 #: A leg that a busy machine lets through fewer rounds than these runs on, for so many seconds at most.
 ENOUGH_ROUNDS = 100
 _MORE_SECONDS = 30.0
-#: So does one that, having become slow, has fewer samples than these after the warm-up, its first quarter, which is
-#: not judged.
-_ENOUGH_SAMPLES = 16
-_WARM_UP = 0.25
+#: What a round may take of these: that the machine stood still in it says nothing about the leg.
+_LONGEST_ROUND = 1.0
 #: What the guard, or the watcher of the leases, says of a line.
 _SAID = (LeakedHandleWarning, OverdueHandleWarning)
 #: In seconds: the longest run that is sampled as often as can be, and goes at full speed.
 _SHORT_RUN = 120.0
+#: The fewest samples that are planned of a run, and the most seconds between them.
 _SAMPLES, _LONG_SAMPLES = 100, 480
 _SHORT_INTERVAL, _LONG_INTERVAL = 0.25, 5.0
 #: Seconds between the rounds of long runs: at full speed a night would write a terabyte, and mark a hundred million
@@ -42,15 +41,20 @@ _SHORT_INTERVAL, _LONG_INTERVAL = 0.25, 5.0
 _PAUSE_SECONDS = 0.05
 
 
-def sampling_interval(seconds: float) -> float:
-    """Return the seconds between samples: a quarter at most in short runs, five at most in long ones."""
+def planned_samples(seconds: float) -> int:
+    """Return how many samples a leg takes at most: one in a quarter of a second in short runs, in five in long ones."""
     if seconds <= _SHORT_RUN:
-        return min(_SHORT_INTERVAL, seconds / _SAMPLES)
-    return min(_LONG_INTERVAL, seconds / _LONG_SAMPLES)
+        return max(_SAMPLES, math.ceil(seconds / _SHORT_INTERVAL))
+    return max(_LONG_SAMPLES, math.ceil(seconds / _LONG_INTERVAL))
 
 
 class Leg:
     """What the code of a leg is given.
+
+    How far it has come is reckoned in rounds, of which each counts for the part of the leg's time that it
+    took, and for one of `enough` at most. So neither a slow machine nor one that stood still for seconds
+    takes anything away from it: whatever is planted and sampled is spread over as many rounds as there have
+    to be, and a stall is one long round.
 
     Args:
         name: `raw`, `guarded` or `scoped`.
@@ -67,11 +71,12 @@ class Leg:
         self.random = random.Random(seed)
         self._channel = channel
         self._lock = threading.RLock()  # warnings come from the watcher of the leases and from finalizers, too
-        self._start = 0.0
+        self._start = self._round_start = 0.0
         self._enough = ENOUGH_ROUNDS
         self._number = 0
+        self._progress = 0.0  # in rounds; at `_enough` the leg is over
+        self._spent = 0.0
         self._next_sample = 0.0
-        self._latest: deque[float] = deque(maxlen=_ENOUGH_SAMPLES)
         self._planted = 0
 
     def rounds(self, probe: Probe | None = None, enough: int = ENOUGH_ROUNDS) -> Iterator[int]:
@@ -79,43 +84,41 @@ class Leg:
 
         Args:
             probe: What to sample between the rounds; without one, the round calls `sample` itself.
-            enough: Run on, for half a minute at most, until there were so many rounds, and samples to judge.
+            enough: How many rounds there have to be; until then it runs on, for half a minute at most.
         """
-        self._start = time.monotonic()
+        self._start = self._round_start = time.monotonic()
         self._enough = enough
-        while not self._is_over():
+        while self._progress < enough and self._spent < self.seconds + _MORE_SECONDS:
             if probe is not None:
                 self.sample(probe)
             yield self._number
             self._number += 1
             if self.seconds > _SHORT_RUN:
                 time.sleep(_PAUSE_SECONDS)
+            self._end_round()
+        if self._progress < enough:
+            self._write("cut", {"rounds": self._number, "of": enough})
+
+    def _end_round(self) -> None:
+        now = time.monotonic()
+        taken, self._round_start = now - self._round_start, now
+        self._spent += min(taken, _LONGEST_ROUND)
+        self._progress += min(taken / self.seconds * self._enough, 1.0)
 
     def sample(self, probe: Probe) -> None:
         """Read and write down every signal, if a sample is due."""
-        elapsed = time.monotonic() - self._start
-        if elapsed >= self._next_sample:
-            self._next_sample = elapsed + sampling_interval(self.seconds)
-            self._latest.append(elapsed)
+        if self._progress >= self._next_sample:
+            self._next_sample = self._progress + self._enough / planned_samples(self.seconds)
+            elapsed = time.monotonic() - self._start
             self._write("sample", {"time": elapsed, "rounds": self._number, **probe.read()})
-
-    def _is_over(self) -> bool:
-        elapsed = time.monotonic() - self._start
-        if self._number < self._enough or not self._can_be_judged(elapsed):
-            return elapsed >= self.seconds + _MORE_SECONDS
-        return elapsed >= self.seconds
-
-    def _can_be_judged(self, elapsed: float) -> bool:
-        return len(self._latest) == _ENOUGH_SAMPLES and self._latest[0] >= _WARM_UP * elapsed
 
     def is_due(self) -> bool:
         """Tell whether the next of the buggy leg's handles is due.
 
-        They are spread over the whole run, also over one that runs on because it is slow: a leak
-        that was all planted at its beginning would not be seen to grow.
+        They are spread over the whole leg, as its samples are: a leak that was all planted at its
+        beginning, or while nobody looked, would not be seen to grow.
         """
-        progress = min((time.monotonic() - self._start) / self.seconds, self._number / self._enough)
-        if self._planted == PLANTED or progress * PLANTED < self._planted:
+        if self._planted == PLANTED or self._progress / self._enough * PLANTED < self._planted:
             return False
         self._planted += 1
         return True

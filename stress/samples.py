@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stress.reduction import Measured, Reducer, edges, measure, warm_up_end
+from stress.reduction import Measured, Reducer, edges, measure, warm_up_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,12 +27,14 @@ class LegData:
         leaks: What the guard said, by line; `reports` says how often, `count` of how many handles in all.
         table: What a scenario has to show besides its curves.
         reduced: What was measured of each signal, from all samples.
+        cut: How many rounds the leg came through, `rounds`, `of` so many, if it ended before it had them.
     """
 
     series: dict[str, list[float]]
     leaks: tuple[dict[str, Any], ...]
     table: dict[str, Any] | None = None
     reduced: Mapping[str, Measured] = field(default_factory=dict, compare=False)
+    cut: dict[str, int] | None = None
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -97,10 +99,9 @@ class _Survey:
 
     names: tuple[str, ...] = ()
     count: int = 0
-    first: float = 0.0
-    last: float = 0.0
     leaks: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
     table: dict[str, Any] | None = None
+    cut: dict[str, int] | None = None
 
     def look(self, content: dict[str, Any]) -> None:
         """Take note of a line."""
@@ -110,12 +111,12 @@ class _Survey:
             self._look_at_leak(content["leak"])
         else:
             self.table = content.get("table", self.table)
+            self.cut = content.get("cut", self.cut)
 
     def _look_at_sample(self, sample: dict[str, float]) -> None:
         if not self.count:
-            self.names, self.first = tuple(sample), sample["time"]
+            self.names = tuple(sample)
         self.count += 1
-        self.last = sample["time"]
 
     def _look_at_leak(self, leak: dict[str, Any]) -> None:
         """Keep the last of what was said of a line, how often it was, and of how many handles in all."""
@@ -128,23 +129,21 @@ class _Survey:
 def read_leg(file: str) -> LegData:
     """Read the file of a leg; one that never started has none, and no samples.
 
-    The file is read three times, so that nothing of it has to be held: what there is, how much of
-    it comes after the warm-up, and then the samples.
+    The file is read twice, so that nothing of it has to be held: what there is, and then the samples.
     """
     survey = _Survey()
     for content in _lines(file):
         survey.look(content)
-    start = warm_up_end(survey.first, survey.last)
-    kept = sum(1 for sample in _samples(file) if sample["time"] >= start)
+    start = warm_up_samples(survey.count)
     thinner = Thinner(survey.count)
-    reducers = {name: Reducer(kept) for name in survey.names}
-    for sample in _samples(file):
+    reducers = {name: Reducer(survey.count - start) for name in survey.names}
+    for number, sample in enumerate(_samples(file)):
         thinner.add({name: sample.get(name, math.nan) for name in survey.names})
-        if sample["time"] >= start:
+        if number >= start:
             for name, reducer in reducers.items():
                 reducer.add(sample["time"], sample.get(name, math.nan))
     reduced = {name: reducer.result() for name, reducer in reducers.items()}
-    return LegData(thinner.series, tuple(survey.leaks.values()), survey.table, reduced)
+    return LegData(thinner.series, tuple(survey.leaks.values()), survey.table, reduced, survey.cut)
 
 
 def _samples(file: str) -> Iterator[dict[str, float]]:

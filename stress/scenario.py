@@ -71,9 +71,14 @@ class Scenario:
         legs = {"raw": self.raw, "guarded": self.guarded, "scoped": self.scoped}
         (legs | {variant.name: variant.run for variant in self.variants})[leg.name](leg)
 
+    @property
+    def leg_names(self) -> tuple[str, ...]:
+        """The three legs and the variants."""
+        return (*LEGS, *(variant.name for variant in self.variants))
+
     def legs(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the legs to be run where these were chosen of the three."""
-        return (*chosen, *(variant.name for variant in self.variants)) if chosen == LEGS else chosen
+        """Return its legs to be run where these were chosen: all of them for the three, otherwise those it has."""
+        return self.leg_names if chosen == LEGS else tuple(leg for leg in self.leg_names if leg in chosen)
 
     def variant(self, leg: str) -> Variant | None:
         """Return the variant of that name, if it is one."""
@@ -91,6 +96,11 @@ class Scenario:
         if len(found) != 1:
             raise LookupError(f"{self.opening!r} is on {len(found)} lines of {self.opener.__qualname__}, not on one")
         return f"{self.opener.__code__.co_filename}:{found[0]}"
+
+
+def all_legs() -> tuple[str, ...]:
+    """Return the names of the legs of all scenarios: the three that each has, then the variants."""
+    return tuple(dict.fromkeys((*LEGS, *(leg for each in all_scenarios().values() for leg in each.leg_names))))
 
 
 @cache

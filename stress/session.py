@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from stress import cluster, terminal
+from stress import cluster, night, terminal
 from stress.disk import check_room
 from stress.errors import UsageError
 from stress.interrupts import noticed
@@ -25,12 +25,12 @@ from stress.record import Plan, Record
 from stress.report import write_report
 from stress.runfile import RunFileError
 from stress.runner import Observer, carry_out, prepare
-from stress.scenario import LEGS, all_scenarios
+from stress.scenario import LEGS, all_legs, all_scenarios
 
 if TYPE_CHECKING:
     import argparse
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
     from rich.console import Console
@@ -39,6 +39,8 @@ QUICK_SECONDS = 4.0
 _QUICK_JOBS = 2
 _MAX_SEED = 2**32
 _HOUR = 3600.0
+#: The part of a night in which the faults are staged, before the legs.
+FAULTS_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def place_of(scheduler: str | None) -> Iterator[Place]:
         return
     with cluster.connected(scheduler) as found:
         for line in found.strangers():
-            print(f"python -m stress: {line}; its figures may differ", file=sys.stderr)
+            terminal.say(f"python -m stress: {line}; its figures may differ", sys.stderr)
         yield Place(found.slots, found.executor, found.work, found.stop, found.workers)
 
 
@@ -81,16 +83,28 @@ def plan_of(options: argparse.Namespace, slots: int | None) -> Plan:
     """
     seed = random.randrange(_MAX_SEED) if options.seed is None else options.seed
     scenarios = all_scenarios() if options.command != "run" else dict.fromkeys(options.scenario)
-    chosen = LEGS if getattr(options, "leg", None) is None else tuple(leg for leg in LEGS if leg in options.leg)
+    chosen = LEGS if getattr(options, "leg", None) is None else tuple(leg for leg in all_legs() if leg in options.leg)
+    _check_legs(scenarios, chosen)
     legs = sum(len(all_scenarios()[name].legs(chosen)) for name in scenarios)
     jobs = min(legs, slots or options.jobs or (min(_QUICK_JOBS, cores()) if options.command == "quick" else 1))
     return Plan(tuple(scenarios), chosen, _seconds(options, legs, jobs), seed, jobs, options.scheduler)
 
 
+def _check_legs(names: Iterable[str], chosen: tuple[str, ...]) -> None:
+    """Refuse a leg that none of the scenarios has, and a scenario that has none of the legs."""
+    legs = {name: all_scenarios()[name].leg_names for name in names}
+    nowhere = [leg for leg in chosen if not any(leg in found for found in legs.values())]
+    without = [name for name, found in legs.items() if nowhere or not any(leg in found for leg in chosen)]
+    if without:
+        name = without[0]
+        missed = " or ".join(map(repr, nowhere or chosen))
+        raise UsageError(f"{name} has no leg {missed}; it has {', '.join(legs[name])}")
+
+
 def _seconds(options: argparse.Namespace, legs: int, jobs: int) -> float:
-    """Return the length of each leg; the hours of a night are those of all its rounds of legs."""
+    """Return the length of each leg; the hours of a night are those of the faults and of all its rounds of legs."""
     if options.command == "nightly":
-        return float(options.hours * _HOUR / math.ceil(legs / jobs))
+        return float(options.hours * _HOUR * (1 - FAULTS_SHARE) / math.ceil(legs / jobs))
     return QUICK_SECONDS if options.command == "quick" else float(options.seconds)
 
 
@@ -130,6 +144,8 @@ def run(options: argparse.Namespace) -> int:
     console = terminal.Screen(stderr=options.json)
     with noticed() as flag, place_of(options.scheduler) as place:
         record = _prepared(options, place)
+        if options.command == "nightly":
+            record.faults = night.stage_faults(record, options.hours * _HOUR * FAULTS_SHARE, flag)
         try:
             with terminal.watching(console, record.jobs) as watch:
                 observer = Interruptible(watch, flag)
@@ -140,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
             why = escape(f"cannot keep the record of the run, so it was ended: {error}")
             console.print(why, soft_wrap=True)
         _show(console, record, options.json)
-    return record.status.status.value
+    return night.worst(record.status.status, record.faults).value
 
 
 def _prepared(options: argparse.Namespace, place: Place) -> Record:
@@ -163,6 +179,9 @@ def _show(console: Console, record: Record, as_json: bool) -> None:
         terminal.say(json.dumps(record.as_json(series=False), indent=2))
     else:
         terminal.show_result(console, record)
+        if record.faults is not None:
+            said = f"faults: {record.faults['status'].upper()}: {record.faults['reason']} ({record.faults['file']})"
+            console.print(escape(said), soft_wrap=True)
     _draw(console, record)
 
 

@@ -36,12 +36,13 @@ class Screen(Console):
         _forsake(self.file)
 
 
-def say(text: str) -> None:
-    """Print to stdout, whose reader may have gone away."""
+def say(text: str, stream: IO[str] | None = None) -> None:
+    """Print to stdout, or to another stream, whose reader may have gone away."""
+    target = sys.stdout if stream is None else stream
     try:
-        print(text, flush=True)
+        print(text, file=target, flush=True)
     except BrokenPipeError:
-        _forsake(sys.stdout)
+        _forsake(target)
 
 
 def _forsake(stream: IO[str]) -> None:

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from stress.reduction import MIN_BLOCKS, Measured
-from stress.verdict import slope
+from stress.verdict import rise
 
 if TYPE_CHECKING:
     from stress.samples import LegData
@@ -51,8 +51,8 @@ def growth(measured: Measured) -> Trend | None:
     """Return the growth per hour of a signal, or None if too little was measured to tell."""
     if len(measured.floor) < MIN_BLOCKS or measured.span <= 0:
         return None
-    found = slope(measured)
-    return Trend(found.middle * _HOUR, found.low * _HOUR, found.high * _HOUR, median(measured.floor), measured.span)
+    found, hours = rise(measured), measured.span / _HOUR
+    return Trend(found.middle / hours, found.low / hours, found.high / hours, median(measured.floor), measured.span)
 
 
 def latency(measured: Measured) -> Trend | None:

@@ -15,8 +15,6 @@ from enum import Enum
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import theilslopes
-
 from stress.reduction import MIN_BLOCKS
 
 if TYPE_CHECKING:
@@ -57,11 +55,15 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Slope:
-    """How fast the floor of a signal rises, in units of the signal to a second.
+class Rise:
+    """How much the floor of a signal rises over the measured part, in units of the signal.
+
+    The line is laid through the samples by their numbers, not by their times: in one of a few seconds in
+    which the machine stood still for some, the times are two heaps, far apart, and a slope within either,
+    taken for the whole, is many times what there was.
 
     Attributes:
-        middle: Theil-Sen's slope.
+        middle: By Theil-Sen's slope.
         low: Lower end of its confidence interval.
         high: Upper end of it.
     """
@@ -71,10 +73,13 @@ class Slope:
     high: float
 
 
-def slope(measured: Measured) -> Slope:
-    """Return the slope of a signal's floor, which must have two points at different times."""
-    fit: Any = theilslopes(measured.floor, measured.floor_times, alpha=_CONFIDENCE)
-    return Slope(float(fit.slope), float(fit.low_slope), float(fit.high_slope))
+def rise(measured: Measured) -> Rise:
+    """Return how much a signal's floor rises from the first sample to the last; it must have two points."""
+    from scipy.stats import theilslopes  # starts threads, which a process that forks the rounds of faults has none of
+
+    fit: Any = theilslopes(measured.floor, measured.floor_at, alpha=_CONFIDENCE)
+    steps = measured.count - 1
+    return Rise(float(fit.slope) * steps, float(fit.low_slope) * steps, float(fit.high_slope) * steps)
 
 
 def _unfit(signal: str, measured: Measured) -> Judgement | None:
@@ -103,10 +108,9 @@ def judge_growth(signal: str, measured: Measured, budget: float) -> Judgement:
     unfit = _unfit(signal, measured)
     if unfit is not None:
         return unfit
-    found, span = slope(measured), measured.span
-    growth, least, most = found.middle * span, found.low * span, found.high * span
-    verdict, reason = _compare(least, most, budget)
-    return Judgement(signal, verdict, reason, growth, least, most, budget)
+    found = rise(measured)
+    verdict, reason = _compare(found.low, found.high, budget)
+    return Judgement(signal, verdict, reason, found.middle, found.low, found.high, budget)
 
 
 def _compare(low: float, high: float, budget: float) -> tuple[Verdict, str]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import rocksdict
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 saferocks.open  # the first use, with which strictness begins: before the first test, not in the midst of it
+
+# An example takes as long as the machine lets it; what else there is in the profile, on CI say, stays.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD_SECONDS = 60.0
@@ -134,6 +139,43 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             cwd=tmp_path,
             check=False,
         )
+
+    return run
+
+
+#: What a program of threads that race begins with; it says itself when its stacks are to be printed and it ended.
+_RACE = """
+    import collections, contextlib, faulthandler, gc, json, logging, os, random, sys, threading, time, warnings
+    import saferocks
+
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    random.seed(5)
+    out = collections.Counter()
+
+    def fail(*what):
+        print("FAILED", *what, flush=True)
+        os._exit(9)
+
+    def join(threads):
+        for thread in threads:
+            thread.join(60)
+            if thread.is_alive():
+                faulthandler.dump_traceback(all_threads=True)
+                fail("a thread hangs")
+"""
+
+
+@pytest.fixture
+def run_race(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """Run a program of threads that race, as `run_python` does, with a few things at hand.
+
+    They are the counter `out`, `fail(*what)`, which ends it at once, and `join(threads)`, which fails where
+    one hangs and shows the stacks of all.
+    """
+
+    def run(program: str, *arguments: str, timeout: float = CHILD_SECONDS) -> subprocess.CompletedProcess[str]:
+        return run_python(_RACE + program, *arguments, timeout=timeout)
 
     return run
 

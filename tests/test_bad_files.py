@@ -170,6 +170,21 @@ def test_an_older_options_file_hides_no_family(folder: Path) -> None:
         assert db.get_column_family("users")[b"u"] == b"v"
 
 
+def test_an_older_options_file_brings_no_family_back(folder: Path) -> None:
+    """A program that is killed between a drop and its new OPTIONS file leaves a database that opens without it."""
+    older = newest(folder, "OPTIONS-*").read_bytes()
+    assert b'[CFOptions "users"]' in older
+    with saferocks.open(str(folder)) as db:
+        db.drop_column_family("users")
+    for file in folder.glob("OPTIONS-*"):
+        file.write_bytes(older)
+    for options in (None, saferocks.Options(raw_mode=True)):
+        with saferocks.open(str(folder), options=options) as db:
+            assert (db.column_families, db[b"k007"]) == (("default",), b"v")
+    with saferocks.open(str(folder), access_type=saferocks.AccessType.read_only()) as db:
+        assert db.column_families == ("default",)
+
+
 @pytest.mark.parametrize("damage", [flip, empty, cut, remove])
 def test_rocksdicts_own_file_is_not_needed(folder: Path, damage: Callable[[Path], None]) -> None:
     """A damaged or missing rocksdict-config.json changes nothing: the mode is read from the MANIFEST."""
@@ -179,6 +194,20 @@ def test_rocksdicts_own_file_is_not_needed(folder: Path, damage: Callable[[Path]
     damage(folder / "rocksdict-config.json")
     with pytest.raises(saferocks.ModeMismatchError):
         saferocks.open(str(folder), raw_mode=False)
+
+
+def test_a_huge_configuration_is_refused_at_once(folder: Path) -> None:
+    """A rocksdict-config.json of gigabytes, which takes rocksdict hours, is refused; without it all is well."""
+    config = folder / "rocksdict-config.json"
+    with config.open("wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(
+        saferocks.CorruptionError, match=r"rocksdict-config\.json of .* has 8589934592 bytes.*remove it"
+    ):
+        saferocks.open(str(folder))
+    config.unlink()
+    with saferocks.open(str(folder)) as db:
+        assert db[b"k007"] == b"v"
 
 
 @pytest.mark.parametrize("damage", [flip, flip_middle, cut])

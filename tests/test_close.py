@@ -838,6 +838,51 @@ def test_an_interrupted_close_can_be_repeated(run_python: Run) -> None:
     assert run.stdout.splitlines() == ["interrupted", "1 [('k', 1)]", "['right']", "1"]
 
 
+INTERRUPTED_LEAVING = """
+    import faulthandler, signal, threading, _thread
+    import saferocks
+
+    faulthandler.dump_traceback_later(30, exit=True)
+    inside, go = threading.Event(), threading.Event()
+
+    def interrupt(number, frame):
+        go.set()
+        raise KeyboardInterrupt
+
+    def loads(data):
+        inside.set()
+        # Interrupts the main thread once it waits in the close.
+        while not db._record.owner.closing:
+            pass
+        _thread.interrupt_main()
+        go.wait()
+        return "right"
+
+    signal.signal(signal.SIGINT, interrupt)
+    results = []
+    reader = threading.Thread(target=lambda: results.append(db["held"]))
+    try:
+        with saferocks.open("db", raw_mode=False, allow_pickle=True, policy="raise") as db:
+            db["held"] = ["pickled"]
+            db.set_loads(loads)
+            reader.start()
+            inside.wait()
+    except KeyboardInterrupt as interrupt:
+        print("interrupted", getattr(interrupt, "__notes__", []), saferocks.open_handles())
+        with saferocks.open("db", raw_mode=False, allow_pickle=True) as again:
+            print(again["held"])
+    reader.join()
+    print(results)
+"""
+
+
+def test_an_interrupt_while_the_with_of_a_database_is_left_still_closes_it(run_python: Run) -> None:
+    """Ctrl-C in the close at the end of a `with` arrives after the close is done, and the path reopens in the handler."""
+    run = run_python(INTERRUPTED_LEAVING)
+    assert run.stderr == ""
+    assert run.stdout.splitlines() == ["interrupted [] ()", "['pickled']", "['right']"]
+
+
 INTERRUPTED_BODY = """
     import faulthandler, signal
     import saferocks

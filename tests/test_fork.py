@@ -535,7 +535,7 @@ with saferocks.open("db") as db, contextlib.ExitStack() as stack:
             if not fork():
                 sys.exit(2)
             assert os.waitstatus_to_exitcode(os.wait()[1]) == 2
-assert not saferocks._fork._kept
+assert not saferocks._process.forking
 """
 
 
@@ -612,7 +612,7 @@ with saferocks.open("db", options=options, statistics=True) as db:
         os._exit(held - live())
     actions.clear()
     assert (destroyed := status_of(pid)) == 0, destroyed
-    assert opened == [opened[0], 2] and live() == 1, (opened, live())
+    assert opened == [opened[0], 1] and live() == 1, (opened, live())
     opened[0].__exit__(None, None, None)
 """
 

@@ -21,15 +21,10 @@ if TYPE_CHECKING:
 EAGER, USUAL = "1e-6", "0.005"  # seconds after which the interpreter switches threads
 
 PRELUDE = """
-    import collections, contextlib, faulthandler, gc, json, logging, os, random, sys, threading, time, warnings
-    import saferocks
     from saferocks import _deadlines, _leases
     from saferocks.inspection import pending_deadlines
 
-    faulthandler.enable()
     faulthandler.dump_traceback_later(100, exit=True)
-    warnings.simplefilter("ignore")
-    random.seed(7)
     unraised = []
     sys.unraisablehook = lambda unraisable: unraised.append(repr(unraisable.exc_value))
     told = []
@@ -39,17 +34,6 @@ PRELUDE = """
             told.append((record.getMessage().split()[0].removeprefix("saferocks.handle_"), record.saferocks))
 
     logging.getLogger("saferocks").addHandler(Keep())
-
-    def fail(*what):
-        print("FAILED", *what, flush=True)
-        os._exit(9)
-
-    def join(threads):
-        for thread in threads:
-            thread.join(60)
-            if thread.is_alive():
-                faulthandler.dump_traceback(all_threads=True)
-                fail("a thread hangs")
 
     def watchers():
         return [thread for thread in threading.enumerate() if thread.name == "saferocks-deadlines"]
@@ -61,7 +45,6 @@ MIXED = """
     _deadlines.LINGER_SECONDS = 0.0005
     path, seconds = sys.argv[2], float(sys.argv[3])
     KEYS = [b"k%03d" % number for number in range(120)]
-    out = collections.Counter()
     stop = threading.Event()
     attempted, acknowledged = collections.Counter(), collections.Counter()
 
@@ -192,9 +175,9 @@ MIXED = """
 
 
 @pytest.mark.parametrize("interval", [EAGER, USUAL])
-def test_leases_against_everything(run_python: Run, tmp_path: object, interval: str) -> None:
+def test_leases_against_everything(run_race: Run, tmp_path: object, interval: str) -> None:
     """Short leases under all kinds of use give right results or typed errors; nothing leaks, hangs or is lost."""
-    child = run_python(PRELUDE + MIXED, interval, f"{tmp_path}/db", "4", timeout=110)
+    child = run_race(PRELUDE + MIXED, interval, f"{tmp_path}/db", "4", timeout=110)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout + child.stderr[-4000:]
     counts = json.loads(child.stdout)
     assert min(counts[name] for name in ("done", "expired", "closed", "reopened", "overdue", "returned")) > 0, counts
@@ -204,7 +187,6 @@ RENEW = """
     sys.setswitchinterval(float(sys.argv[1]))
     saferocks.configure(policy="ignore")
     TERM = 0.004
-    out = collections.Counter()
 
     def renew(batch, last):
         while True:
@@ -251,9 +233,9 @@ RENEW = """
 
 
 @pytest.mark.parametrize("interval", [EAGER, USUAL])
-def test_renewed_or_expired_never_both(run_python: Run, interval: str) -> None:
+def test_renewed_or_expired_never_both(run_race: Run, interval: str) -> None:
     """After a renewal that went through a handle lasts for its whole new term; after an expiry none goes through."""
-    child = run_python(PRELUDE + RENEW, interval, "60", timeout=110)
+    child = run_race(PRELUDE + RENEW, interval, "60", timeout=110)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout + child.stderr[-4000:]
     assert json.loads(child.stdout)["renewed"] > 100
 
@@ -285,9 +267,9 @@ ENDING = """
 
 
 @pytest.mark.parametrize("interval", [EAGER, USUAL])
-def test_a_watcher_that_ends_forgets_no_deadline(run_python: Run, interval: str) -> None:
+def test_a_watcher_that_ends_forgets_no_deadline(run_race: Run, interval: str) -> None:
     """A handle opened at the moment at which the watcher ends is watched all the same."""
-    child = run_python(PRELUDE + ENDING, interval, "400", timeout=110)
+    child = run_race(PRELUDE + ENDING, interval, "400", timeout=110)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout + child.stderr[-4000:]
     assert int(child.stdout) == 1200
 
@@ -334,9 +316,9 @@ REENTRY = """
 """
 
 
-def test_finalizers_run_into_no_lock(run_python: Run) -> None:
+def test_finalizers_run_into_no_lock(run_race: Run) -> None:
     """Handles are opened, renewed and released in finalizers, wherever the collector runs, and nothing blocks."""
-    child = run_python(PRELUDE + REENTRY, timeout=110)
+    child = run_race(PRELUDE + REENTRY, timeout=110)
     assert (child.returncode, child.stdout, child.stderr) == (0, "fine\n", ""), child.stdout + child.stderr[-4000:]
 
 
@@ -353,9 +335,9 @@ EXIT = """
 
 
 @pytest.mark.parametrize("warn_after", ["1e-6", "3000"])
-def test_the_watcher_does_not_delay_the_exit(run_python: Run, tmp_path: object, warn_after: str) -> None:
+def test_the_watcher_does_not_delay_the_exit(run_race: Run, tmp_path: object, warn_after: str) -> None:
     """A program ends at once, with its own status and in silence, whatever the watcher is waiting for or doing."""
-    child = run_python(PRELUDE + EXIT, f"{tmp_path}/db", warn_after, timeout=30)
+    child = run_race(PRELUDE + EXIT, f"{tmp_path}/db", warn_after, timeout=30)
     assert (child.returncode, child.stdout, child.stderr) == (7, "", "")
 
 
@@ -371,9 +353,9 @@ LATE = """
 """
 
 
-def test_a_lease_at_exit_opens_all_the_same(run_python: Run) -> None:
+def test_a_lease_at_exit_opens_all_the_same(run_race: Run) -> None:
     """A handle with a lease that is opened by an exit handler works, though nobody watches it any more."""
-    child = run_python(PRELUDE + LATE, timeout=30)
+    child = run_race(PRELUDE + LATE, timeout=30)
     assert (child.returncode, child.stdout, child.stderr) == (0, "1\n", "")
 
 
@@ -406,9 +388,9 @@ IN_C = """
 
 
 @pytest.mark.parametrize("scanned", ["database", "scan of a snapshot", "snapshot"])
-def test_a_scan_expires_in_the_midst_of_a_loop_in_c(run_python: Run, scanned: str) -> None:
+def test_a_scan_expires_in_the_midst_of_a_loop_in_c(run_race: Run, scanned: str) -> None:
     """`list`, and the like, which never let go of a scan between two rows, get HandleExpiredError all the same."""
-    child = run_python(PRELUDE + "    import traceback\n" + IN_C, scanned, timeout=100)
+    child = run_race(PRELUDE + "    import traceback\n" + IN_C, scanned, timeout=100)
     assert (child.returncode, child.stdout) == (0, "expired in its midst\n"), child.stderr[-3000:]
 
 
@@ -418,8 +400,12 @@ EXITING_HANDLER = """
             if "overdue" in record.getMessage():
                 sys.exit(3)
     logging.getLogger("saferocks").addHandler(Exits())
-    with saferocks.WriteBatch(True, warn_after=0.01, expire_after=0.02) as first:
-        with saferocks.WriteBatch(True, expire_after=0.03) as second:
+    usual, ahead = _leases.watcher.clock.now, 0.0
+    _leases.watcher.clock.now = lambda: usual() + ahead
+    with saferocks.WriteBatch(True, warn_after=1000, expire_after=2000) as first:
+        with saferocks.WriteBatch(True, expire_after=3000) as second:
+            ahead = 5000.0  # so that no lease runs out before, however slow the machine is
+            _leases.watcher._alarm.ring()
             deadline = time.monotonic() + 30
             while not (first._record.reason and second._record.reason) and time.monotonic() < deadline:
                 time.sleep(0)
@@ -427,9 +413,9 @@ EXITING_HANDLER = """
 """
 
 
-def test_a_handler_that_exits_does_not_end_the_watcher(run_python: Run) -> None:
+def test_a_handler_that_exits_does_not_end_the_watcher(run_race: Run) -> None:
     """What a logging handler raises, SystemExit too, is handed over, and all handles expire in their time."""
-    child = run_python(PRELUDE + EXITING_HANDLER, timeout=60)
+    child = run_race(PRELUDE + EXITING_HANDLER, timeout=60)
     assert child.stdout == "Reason.EXPIRED Reason.EXPIRED ['SystemExit(3)']\n", child.stdout + child.stderr
 
 
@@ -451,9 +437,9 @@ LATEST = """
 """
 
 
-def test_a_lease_in_the_last_finalizers_waits_for_no_thread(run_python: Run) -> None:
+def test_a_lease_in_the_last_finalizers_waits_for_no_thread(run_race: Run) -> None:
     """A handle with a lease that is opened at the very end of a program does not keep it from ending."""
-    child = run_python(PRELUDE + LATEST, timeout=30)
+    child = run_race(PRELUDE + LATEST, timeout=30)
     assert (child.returncode, child.stdout, child.stderr) == (0, "fine\n0 True\n", "")
 
 
@@ -486,9 +472,9 @@ FORK = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 @pytest.mark.parametrize("how", ["afresh", "as it is"])
-def test_a_forked_child_ends(run_python: Run, how: str) -> None:
+def test_a_forked_child_ends(run_race: Run, how: str) -> None:
     """A child of a process with leases exits with its own status; started afresh it watches leases of its own."""
-    child = run_python(PRELUDE + FORK, how, timeout=60)
+    child = run_race(PRELUDE + FORK, how, timeout=60)
     assert (child.returncode, child.stdout, child.stderr) == (0, "fine\n", ""), child.stderr[-3000:]
 
 
@@ -522,9 +508,9 @@ MILLION = """
 
 
 @pytest.mark.slow
-def test_a_million_leases(run_python: Run) -> None:
+def test_a_million_leases(run_race: Run) -> None:
     """A million handles with deadlines cost microseconds each, and leave none behind."""
-    child = run_python(PRELUDE.replace("later(100", "later(400") + MILLION, "1000000", timeout=420)
+    child = run_race(PRELUDE.replace("later(100", "later(400") + MILLION, "1000000", timeout=420)
     assert (child.returncode, child.stderr) == (0, ""), child.stdout + child.stderr[-3000:]
     figures = json.loads(child.stdout)
     assert max(figures[name] for name in ("opened", "renewed", "released")) < 100e-6, figures

@@ -25,9 +25,11 @@ TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
 #: it, never from a later one. A new module is given a room here.
 ROOMS: tuple[tuple[str, ...], ...] = (
     (
+        "_process",
         "errors",
         "events",
         "_settings",
+        "_log_files",
         "_directory",
         "_ordering",
         "_status",

@@ -45,7 +45,7 @@ def test_a_leak_is_told_with_all_that_it_takes_to_mend_it(suite: LeakSuite) -> N
     run.result.assert_outcomes(passed=3, errors=1)
     assert run.result.ret == pytest.ExitCode.TESTS_FAILED
     expected = r"""saferocks: this test leaked 1 handle
-  iterator opened at test_it\.py:6 was still open when the test ended after \d+ ms
+  iterator opened at test_it\.py:6 was still open when the test ended after [\d.]+ m?s
       HELD\.append\(db\.items\(\)\.__enter__\(\)\)
     write: with db\.items\(\) as items:
     database: \S+"""

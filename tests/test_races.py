@@ -19,27 +19,6 @@ if TYPE_CHECKING:
 
 EAGER, USUAL = "1e-6", "0.005"  # seconds after which the interpreter switches threads
 
-PRELUDE = """
-    import collections, faulthandler, gc, json, os, random, sys, threading, time, warnings
-    import saferocks
-
-    faulthandler.enable()
-    warnings.simplefilter("ignore")
-    random.seed(5)
-    out = collections.Counter()
-
-    def fail(*what):
-        print("FAILED", *what, flush=True)
-        os._exit(9)
-
-    def join(threads):
-        for thread in threads:
-            thread.join(30)
-            if thread.is_alive():
-                faulthandler.dump_traceback(all_threads=True)
-                fail("a thread hangs")
-"""
-
 CLOSE = """
     names, rounds, interval, style = sys.argv[1].split(","), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     faulthandler.dump_traceback_later(60 + rounds, exit=True)
@@ -281,9 +260,9 @@ def outcome(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
     ("group", "style"),
     [*((group, "scoped") for group in GROUPS if group != "everything"), ("families", "plain"), ("scans", "plain")],
 )
-def test_close_against_threads(run_python: Run, group: str, style: str) -> None:
+def test_close_against_threads(run_race: Run, group: str, style: str) -> None:
     """A close in the midst of other threads' work is clean, the path reopens at once, and no write is lost."""
-    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "4", EAGER, style, timeout=90))
+    counts = outcome(run_race(CLOSE, GROUPS[group], "4", EAGER, style, timeout=90))
     assert counts["refused"] > 0
 
 
@@ -291,9 +270,9 @@ def test_close_against_threads(run_python: Run, group: str, style: str) -> None:
 @pytest.mark.parametrize("interval", [EAGER, USUAL], ids=["eager", "usual"])
 @pytest.mark.parametrize("style", ["scoped", "plain"])
 @pytest.mark.parametrize("group", GROUPS)
-def test_close_against_threads_for_long(run_python: Run, group: str, style: str, interval: str) -> None:
+def test_close_against_threads_for_long(run_race: Run, group: str, style: str, interval: str) -> None:
     """A close in the midst of other threads' work is clean in each of hundreds of rounds."""
-    counts = outcome(run_python(PRELUDE + CLOSE, GROUPS[group], "250", interval, style, timeout=400))
+    counts = outcome(run_race(CLOSE, GROUPS[group], "250", interval, style, timeout=400))
     assert set(GROUPS[group].split(",")) - {"family_multi_get"} <= set(counts)
 
 
@@ -390,9 +369,9 @@ DROP = """
         pytest.param(400, USUAL, marks=pytest.mark.slow),
     ],
 )
-def test_drop_against_threads(run_python: Run, rounds: int, interval: str) -> None:
+def test_drop_against_threads(run_race: Run, rounds: int, interval: str) -> None:
     """A column family dropped under its users makes their calls fail, and no write of anybody else."""
-    counts = outcome(run_python(PRELUDE + DROP, str(rounds), interval, timeout=30 + rounds * 2))
+    counts = outcome(run_race(DROP, str(rounds), interval, timeout=30 + rounds * 2))
     assert counts["drops"] == 4 * rounds
     assert counts["dropped"] > 0
 
@@ -470,9 +449,9 @@ SHARED = """
 @pytest.mark.parametrize("rounds", [20, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("source", ["database", "snapshot"])
 @pytest.mark.parametrize("kind", ["cursor", "scan", "iterator", "loops"])
-def test_one_iterator_shared_by_threads(run_python: Run, source: str, kind: str, rounds: int) -> None:
+def test_one_iterator_shared_by_threads(run_race: Run, source: str, kind: str, rounds: int) -> None:
     """Threads that share one cursor or scan get each row once, or an error that says so, and never crash."""
-    counts = outcome(run_python(PRELUDE + SHARED, f"{source}_{kind}", str(rounds), timeout=60 + rounds))
+    counts = outcome(run_race(SHARED, f"{source}_{kind}", str(rounds), timeout=60 + rounds))
     assert counts["fine"] >= rounds
 
 
@@ -524,9 +503,9 @@ VIEWS = """
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_a_snapshot_released_under_its_readers(run_python: Run, rounds: int) -> None:
+def test_a_snapshot_released_under_its_readers(run_race: Run, rounds: int) -> None:
     """Scans and cursors of a snapshot that another thread releases raise HandleClosedError, and nothing stays."""
-    counts = outcome(run_python(PRELUDE + VIEWS, str(rounds), timeout=60 + rounds))
+    counts = outcome(run_race(VIEWS, str(rounds), timeout=60 + rounds))
     assert counts["refused"] == 3 * rounds
 
 
@@ -573,9 +552,9 @@ FALSE_LEAKS = """
 
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_no_leak_is_invented(run_python: Run, rounds: int) -> None:
+def test_no_leak_is_invented(run_race: Run, rounds: int) -> None:
     """A close under the policy `raise` names no more handles than the other threads had open."""
-    assert outcome(run_python(PRELUDE + FALSE_LEAKS, str(rounds), timeout=60 + rounds))["fine"] > 0
+    assert outcome(run_race(FALSE_LEAKS, str(rounds), timeout=60 + rounds))["fine"] > 0
 
 
 COLLECTOR = """
@@ -625,6 +604,6 @@ COLLECTOR = """
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(500, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_finalizers_inside_every_call(run_python: Run, rounds: int) -> None:
+def test_finalizers_inside_every_call(run_race: Run, rounds: int) -> None:
     """With a collection at nearly every allocation, leaked handles are released inside other calls, unharmed."""
-    assert outcome(run_python(PRELUDE + COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds
+    assert outcome(run_race(COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds

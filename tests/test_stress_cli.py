@@ -21,6 +21,7 @@ from stress.samples import latest_sample
 from stress.scenario import all_scenarios
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+SNAPSHOTS = "snapshot-age"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
     [
         (["run", "nonsense"], "there are batch-memory, db-reuse, "),
         (["run", "iterator-leak", "--leg", "nonsense"], "there are raw, guarded, scoped"),
+        (["run", "iterator-leak", "--leg", "scans"], "iterator-leak has no leg scans; it has raw, guarded, scoped"),
+        (["run", "iterator-leak", "--leg", "raw", "--leg", "scans"], "iterator-leak has no leg scans; it has raw"),
+        (["run", "iterator-leak", "snapshot-age", "--leg", "scans", "--leg", "points"], "has no leg scans or points;"),
         (["run", "iterator-leak", "--seconds", "0"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "-1"], "give a positive number of seconds"),
         (["run", "iterator-leak", "--seconds", "nan"], "give a positive number of seconds"),
@@ -60,7 +64,7 @@ ROOT = Path(__file__).resolve().parent.parent
         (["quick", "--seed", "1.5"], "give a whole number"),
         (["run"], "required: scenario"),
         (["nonsense"], "'quick', 'run', 'nightly', 'report', 'compare', 'list', 'bench'"),
-        ([], "give quick, run NAME, nightly, report RUN, compare OLD NEW, list or bench"),
+        ([], "give quick, run NAME, nightly, report RUN, compare OLD NEW, list, bench or faults"),
         (["quick", "--nonsense"], "--nonsense"),
     ],
 )
@@ -118,9 +122,32 @@ def test_a_disk_that_two_needs_share_must_hold_both(tmp_path) -> None:
 
 
 def test_list_names_every_scenario(capsys) -> None:
-    """`list` exits with 0 and shows each scenario in a line."""
+    """`list` exits with 0 and shows each scenario in a line, with all its legs."""
     assert cli.main(["list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(all_scenarios())
+    lines = [line.partition(":")[0].split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert {name: tuple(legs.split(", ")) for name, legs in lines} == {
+        name: scenario.leg_names for name, scenario in all_scenarios().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "legs", "planned"),
+    [
+        ([SNAPSHOTS], ["scans"], {"scans"}),
+        ([SNAPSHOTS], ["points", "raw"], {"raw", "points"}),
+        ([SNAPSHOTS, "iterator-leak"], ["scans", "raw"], {"raw", "scans", "iterator-leak raw"}),
+        ([SNAPSHOTS], ["raw", "guarded", "scoped"], {"raw", "guarded", "scoped", "scans", "points"}),
+        ([SNAPSHOTS], [], {"raw", "guarded", "scoped", "scans", "points"}),
+    ],
+)
+def test_a_variant_is_a_leg_that_can_be_chosen(tmp_path, scenarios: list[str], legs: list[str], planned) -> None:
+    """`--leg` takes the legs of every scenario, and each scenario runs those of them that it has."""
+    options = cli._parser().parse_args(["run", *scenarios, *(word for leg in legs for word in ("--leg", leg))])
+    plan = session.plan_of(options, None)
+    record = prepare(plan, str(tmp_path), NOW)
+    assert {job.title.removeprefix(f"{SNAPSHOTS} ") for job in record.jobs} == planned
+    replayed = session.plan_of(cli._parser().parse_args(plan.command.split()[3:]), None)
+    assert replayed == plan
 
 
 def test_the_module_can_be_run() -> None:
@@ -152,6 +179,50 @@ def test_a_reader_that_goes_away_changes_nothing(arguments: list[str], status: i
     os.close(writing)
     assert (done.returncode, "Error" in done.stderr) == (status, False), done.stderr
     assert len(list(tmp_path.glob("*/report.html"))) == len(place) / 2
+
+
+BENCH = """
+import sys
+from stress import cli
+from stress.bench import report
+from stress.bench.measure import Row
+report.measure = lambda sizes: iter([Row("put", 100.0, 150.0, 1.5, "x", 1.1)] * 1000)
+sys.exit(cli.main(["bench", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> str:
+    """The record of a run in which nothing came out."""
+    return prepare(Plan(("iterator-leak",), ("raw",), 1.0, 1), str(tmp_path), NOW).file
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        (["-m", "stress", "--help"], 0),
+        (["-m", "stress", "run", "--help"], 0),
+        (["-m", "stress", "report", "RUN"], 0),
+        (["-m", "stress", "report", "nowhere"], 2),
+        (["-m", "stress", "compare", "RUN", "RUN"], 3),
+        (["-m", "stress", "compare", "RUN", "RUN", "--json"], 3),
+        (["-m", "stress", "nonsense"], 2),
+        (["-c", BENCH], 0),
+        (["-c", BENCH, "--check"], 1),
+        (["-c", BENCH, "--check", "--json"], 1),
+    ],
+)
+@pytest.mark.parametrize("gone", ["stdout", "both"])
+def test_no_command_minds_a_reader_that_goes_away(program: list[str], status: int, gone: str, run_file: str) -> None:
+    """Whatever is printed, and be it what is wrong: the status is as ever, and nothing is told of a broken pipe."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *(run_file if word == "RUN" else word for word in program)]
+    errors = subprocess.PIPE if gone == "stdout" else writing
+    done = subprocess.run(command, stdout=writing, stderr=errors, text=True, cwd=ROOT, check=False, timeout=60)
+    os.close(writing)
+    assert done.returncode == status, done.stderr
+    assert "BrokenPipe" not in (done.stderr or "")
 
 
 def test_two_runs_in_one_second_get_a_directory_each(tmp_path) -> None:

@@ -24,7 +24,7 @@ from stress.scenario import all_scenarios
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 60.0
@@ -126,14 +126,14 @@ def start(project: Path) -> Iterator[Callable[[int], Cluster]]:
         (project / "scheduler.json").unlink(missing_ok=True)
 
 
-def command(output: Path, cluster: str, *arguments: str) -> tuple[str, ...]:
-    run = (sys.executable, "-m", "stress", "run", "iterator-leak", "--seed", "1", "--json", "--output", str(output))
+def command(output: Path, cluster: str, *arguments: str, scenario: str = "iterator-leak") -> tuple[str, ...]:
+    run = (sys.executable, "-m", "stress", "run", scenario, "--seed", "1", "--json", "--output", str(output))
     return (*run, "--scheduler", cluster, *arguments)
 
 
-def begin(output: Path, cluster: str, *arguments: str) -> subprocess.Popen[str]:
+def begin(output: Path, cluster: str, *arguments: str, scenario: str = "iterator-leak") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command(output, cluster, *arguments),
+        command(output, cluster, *arguments, scenario=scenario),
         cwd=ROOT,
         env=environment(ROOT),
         text=True,
@@ -179,6 +179,24 @@ def test_a_run_on_a_cluster_is_recorded_as_one_here_is(start, tmp_path: Path) ->
     assert [cluster.legs(number) for number in range(2)] == [[], []]
 
 
+def test_a_run_takes_all_its_claims_off_the_scheduler(start, tmp_path: Path) -> None:
+    """The claim to a variant's leg, too, is gone after the run, and was there while it ran."""
+    cluster = start(1)
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+
+        def claims() -> list[str]:
+            names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.extensions["events"]._events))
+            return [name for name in names if "saferocks" in name]
+
+        run = begin(tmp_path, cluster.address, "--seconds", "60", "--leg", "scans", scenario="snapshot-age")
+        until(lambda: cluster.legs(0), "the leg")
+        assert [name.split()[1:] for name in claims()] == [["snapshot-age", "scans"]]
+        run.send_signal(signal.SIGINT)
+        status, _out, err = ended(run)
+        assert status == 3, err
+        assert claims() == []
+
+
 def shape(content: object) -> object:
     """Return what there is in a record, the figures and the workers left aside."""
     if isinstance(content, dict):
@@ -202,7 +220,7 @@ def test_a_worker_that_dies_makes_its_leg_an_error_and_the_rest_is_kept(start, t
     results = {leg["leg"]: leg for leg in recorded(tmp_path)["results"]}
     (other,) = {"raw", "scoped"} - {name}
     assert results[name]["status"] == "red"
-    assert "the worker that ran this leg has died" in results[name]["reason"]
+    assert "the harness failed to run it: WorkerDiedError: the worker that ran this leg" in results[name]["reason"]
     assert results[other]["status"] == "green"
     until(lambda: not lost.is_running() or lost.status() == psutil.STATUS_ZOMBIE, "the end of the orphan")
 
@@ -216,7 +234,9 @@ def test_a_cluster_that_dies_makes_its_legs_errors(start, tmp_path: Path) -> Non
     cluster.workers[0].kill()
     status, _out, err = ended(run)
     assert status == 1, err
-    assert [leg["status"] for leg in recorded(tmp_path)["results"]] == ["red"]
+    (lost,) = recorded(tmp_path)["results"]
+    assert lost["status"] == "red"
+    assert lost["reason"].startswith("the harness failed to run it: ")
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from datetime import datetime, timezone
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from stress.jobs import LegJob, LegOutcome
 from stress.judging import EXACT, EXACT_FLOOR, EXPECTED, Status, judge_leg, judge_run
 from stress.probe import Highest, Probe, heap_used
 from stress.record import Plan, Record
+from stress.runner import carry_out, prepare
 from stress.samples import LegData, latest_sample, read_leg
 from stress.scenario import LEGS, all_scenarios
 from stress.terminal import show_result, verdict_table
@@ -65,6 +68,16 @@ def test_a_planted_leak_that_is_missed_in_one_signal_is_red(missed: str) -> None
     found = report("raw", data(**{**LEAKING, missed: data().series[missed]}))
     assert found.status is Status.RED
     assert missed in found.reason
+
+
+def test_a_planted_leak_is_not_missed_by_a_leg_that_could_not_plant_it() -> None:
+    """Where the machine let the leg through too few rounds, nothing can be concluded, and that is said."""
+    found = replace(data(**{**LEAKING, "heap": data().series["heap"]}), cut={"rounds": 31, "of": 100})
+    assert report("raw", found).status is Status.INCONCLUSIVE
+    assert report("raw", found).reason.endswith("heap; the machine let the leg through 31 of 100 rounds only")
+    assert report("raw", replace(data(**LEAKING), cut=found.cut)).status is Status.GREEN
+    leaking = replace(data(open_handles=rising()), cut=found.cut)
+    assert report("scoped", leaking).status is Status.RED
 
 
 def test_a_planted_leak_that_cannot_be_judged_is_inconclusive() -> None:
@@ -162,6 +175,21 @@ def test_a_leg_whose_process_died_is_red() -> None:
     found = report("scoped", data(), LegOutcome(-11, "first\nSegmentation fault\n"))
     assert (found.verdict, found.status) == (Verdict.INCONCLUSIVE, Status.RED)
     assert "-11: Segmentation fault" in found.reason
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "no space left"), CancelledError(), RuntimeError()])
+def test_what_failed_in_the_harness_is_not_told_of_the_leg(tmp_path: Path, failure: BaseException) -> None:
+    """A leg that could not be run or recorded is red, and what failed is said, not that its process had ended."""
+
+    def fail(job: LegJob) -> LegOutcome:
+        raise failure
+
+    record = prepare(Plan(("iterator-leak",), ("scoped",), 0.1, 1), str(tmp_path), datetime.now(timezone.utc))
+    carry_out(record, work=fail)
+    (found,) = record.reports
+    assert found.status is Status.RED
+    said = str(failure) or "the executor has given it up"
+    assert found.reason == f"the harness failed to run it: {type(failure).__name__}: {said}"
 
 
 def test_an_interrupted_leg_is_inconclusive() -> None:

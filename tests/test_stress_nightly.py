@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-from stress import cli, session
+from stress import cli, night, session
+from stress.faults import catalogue
+from stress.judging import RunStatus, Status
+from stress.record import Plan, Record
 from stress.scenario import LEGS, all_scenarios
 
 WORKFLOW = Path(__file__).resolve().parent.parent / ".github" / "workflows" / "nightly.yml"
@@ -59,7 +65,7 @@ def test_what_was_found_is_kept_and_compared_on_a_bad_night_too(steps) -> None:
     """A red night is compared and kept as a good one is."""
     upload = step(steps, "actions/upload-artifact")
     assert "always()" in upload["if"]
-    assert upload["with"]["path"].split() == ["tonight/*/run.json", "tonight/*/report.html"]
+    assert upload["with"]["path"].split() == ["tonight/*/run.json", "tonight/*/report.html", "tonight/*/faults"]
     for text in ("gh run download", "stress compare"):
         assert step(steps, text)["if"] == "${{ !cancelled() }}"
     assert f"--name {upload['with']['name']} " in step(steps, "gh run download")["run"]
@@ -106,18 +112,104 @@ def test_a_night_whose_forerunner_is_gone_goes_on(steps, tmp_path: Path, downloa
 
 @pytest.mark.parametrize(("hours", "jobs"), [("4", 1), ("0.5", 2), ("1", 5), ("2", 1000)])
 def test_the_hours_are_those_of_the_whole_night(hours: str, jobs: int) -> None:
-    """All rounds of legs together take the hours that were asked for, however many run at once."""
+    """The faults and all rounds of legs take the hours that were asked for, however many run at once."""
     options = cli._parser().parse_args(["nightly", "--hours", hours, "--jobs", str(jobs)])
     plan = session.plan_of(options, None)
     legs = sum(len(scenario.legs(LEGS)) for scenario in all_scenarios().values())
     rounds = -(-legs // plan.jobs)
     assert (plan.scenarios, plan.legs) == (tuple(all_scenarios()), LEGS)
     assert plan.jobs == min(jobs, legs)
-    assert plan.seconds * rounds == pytest.approx(float(hours) * 3600)
+    assert plan.seconds * rounds + session.FAULTS_SHARE * float(hours) * 3600 == pytest.approx(float(hours) * 3600)
 
 
 def test_a_cluster_says_how_many_legs_run_at_once() -> None:
     """The night is shared out among the slots of the cluster."""
     options = cli._parser().parse_args(["nightly", "--hours", "1", "--scheduler", "tcp://host:8786"])
     alone, all_at_once = session.plan_of(options, 1), session.plan_of(options, 1000)
-    assert alone.seconds * all_at_once.jobs == pytest.approx(all_at_once.seconds) == pytest.approx(3600)
+    assert alone.seconds * all_at_once.jobs == pytest.approx(all_at_once.seconds) == pytest.approx(3600 * 7 / 8)
+
+
+def begun_night(folder: Path) -> Record:
+    """A night as it is when the faults begin."""
+    folder.mkdir(exist_ok=True)
+    return Record(str(folder), Plan((), (), 1.0, 7), ())
+
+
+def test_a_night_begins_with_the_faults(tmp_path: Path) -> None:
+    """They are staged in a process of their own with the night's seed, and their record is in the night's directory."""
+    record = begun_night(tmp_path / "night")
+    found = night.stage_faults(record, 0.01, threading.Event())
+    assert (found["status"], found["reason"]) == ("green", "every round came out as it must")
+    summary = json.loads(Path(found["file"]).read_text())
+    assert Path(found["file"]).parent.parent == tmp_path / "night" / "faults"
+    assert summary["seed"] == 7
+    assert [(each["fault"], each["right"] > 0) for each in summary["faults"]] == [
+        (name, True) for name in catalogue.names()
+    ]
+
+
+class SetOnceBegun(threading.Event):
+    """A flag that is set once a round has ended; at once, if no folder is given."""
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def is_set(self) -> bool:
+        if self.folder is None or any(self.folder.glob("faults/*/rounds.jsonl")):
+            self.set()
+        return super().is_set()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interrupted_night_ends_its_faults(tmp_path: Path, begun: bool) -> None:
+    """Once the flag is set the faults end as by Ctrl-C, begun or not, and nothing is concluded from them."""
+    folder = tmp_path / "night"
+    found = night.stage_faults(begun_night(folder), 600.0, SetOnceBegun(folder if begun else None))
+    assert (found["status"], found["reason"]) == ("inconclusive", "interrupted")
+    assert (found["file"] is not None) == begun
+
+
+@pytest.mark.parametrize("program", ["exit 0", "exit 1", "kill -9 $$"])
+def test_faults_that_leave_no_record_are_red(tmp_path: Path, monkeypatch, program: str) -> None:
+    """A process of the faults that dies without a record is no pass, whatever its status."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    found = night.stage_faults(begun_night(tmp_path / "night"), 1.0, threading.Event())
+    assert (found["status"], found["file"]) == ("red", None)
+    assert "its process ended with status" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("legs", "faults", "status"),
+    [
+        (Status.GREEN, "green", 0),
+        (Status.GREEN, "red", 1),
+        (Status.RED, "green", 1),
+        (Status.INCONCLUSIVE, "green", 3),
+        (Status.GREEN, "inconclusive", 3),
+        (Status.INCONCLUSIVE, "red", 1),
+        (Status.RED, "inconclusive", 1),
+    ],
+)
+def test_a_night_exits_with_the_worst_of_both(tmp_path, monkeypatch, capsys, legs, faults: str, status: int) -> None:
+    """The status of the night is the worst of its legs' and its faults'; both are told, and in the record."""
+    found = {"status": faults, "reason": "so it is", "file": "faults.json"}
+    monkeypatch.setattr(night, "stage_faults", lambda *_: found)
+    monkeypatch.setattr(session, "carry_out", lambda record, *_, **__: record.save())
+    monkeypatch.setattr(Record, "status", property(lambda _: RunStatus(legs, "as it is")))
+    arguments = ["nightly", "--hours", "0.001", "--output", str(tmp_path / "results")]
+    assert cli.main(arguments) == status
+    assert f"faults: {faults.upper()}: so it is (faults.json)" in capsys.readouterr().out
+    (run,) = tmp_path.glob("results/*/run.json")
+    assert json.loads(run.read_text())["faults"] == found
+
+
+@pytest.mark.parametrize("command", [["run", "iterator-leak"], ["quick"]])
+def test_other_runs_stage_no_faults(tmp_path, monkeypatch, command: list[str]) -> None:
+    """Only a night does."""
+    monkeypatch.setattr(night, "stage_faults", lambda *_: pytest.fail("it did"))
+    monkeypatch.setattr(session, "carry_out", lambda record, *_, **__: record.save())
+    cli.main([*command, "--output", str(tmp_path / "results")])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import threading
 import warnings
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from saferocks import LeakedHandleWarning, OverdueHandleWarning
 from stress import running
-from stress.running import PLANTED, Leg, sampling_interval
+from stress.reduction import warm_up_samples
+from stress.running import PLANTED, Leg, planned_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SOON = 1e-9
 
@@ -48,10 +54,10 @@ def lines(channel: io.StringIO) -> list[dict[str, object]]:
 
 def test_samples_come_at_least_every_quarter_of_a_second_in_short_runs() -> None:
     """Short runs sample often, long ones every five seconds, and those in between in between."""
-    assert sampling_interval(0.5) == 0.005
-    assert sampling_interval(60) == sampling_interval(120) == 0.25
-    assert sampling_interval(240) == 0.5
-    assert sampling_interval(3600) == 5.0
+    assert planned_samples(0.5) == planned_samples(25) == 100
+    assert (planned_samples(60), planned_samples(120)) == (240, 480)
+    assert planned_samples(240) == 480
+    assert planned_samples(3600) == 720
 
 
 def test_a_slow_leg_runs_on_until_it_has_had_enough_rounds(leg: Leg) -> None:
@@ -59,28 +65,93 @@ def test_a_slow_leg_runs_on_until_it_has_had_enough_rounds(leg: Leg) -> None:
     assert list(leg.rounds(Counted(), enough=77)) == list(range(77))
 
 
-def test_a_leg_runs_on_until_it_can_be_judged(channel: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leg whose rounds become slow has too few samples after its warm-up, however many it has had before."""
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(running, "time", clock)
-    for number in Leg("raw", "nowhere", 10.0, 1, channel).rounds(Counted(), enough=1):
-        clock.now += 0.1 if number < 30 else 1.0
-    times = [line["sample"]["time"] for line in lines(channel)]
-    assert len([time for time in times if time >= 0.25 * clock.now]) >= 16
-    assert 11 < clock.now < 40
+@dataclass
+class Clock:
+    """A clock that is moved on by hand, in place of the module `time`."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_a_leg_that_never_gets_there_ends_all_the_same(leg: Leg, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Running on has a limit."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the legs of a test."""
+    made = Clock()
+    monkeypatch.setattr(running, "time", made)
+    return made
+
+
+def carried_out(clock: Clock, seconds: float, enough: int, rounds: Iterator[float]) -> tuple[list[float], list[int]]:
+    """Run a leg whose rounds take so long; return the times of its samples, and what was planted by each of them."""
+    channel, probe, planted, counts = io.StringIO(), Counted(), 0, []
+    leg = Leg("raw", "nowhere", seconds, 1, channel)
+    for _, taken in zip(leg.rounds(probe, enough), rounds, strict=False):
+        counts.extend([planted] * (probe.read_times - len(counts)))
+        while leg.is_due():
+            planted += 1
+        clock.now += taken
+    return [line["sample"]["time"] for line in lines(channel) if "sample" in line], counts
+
+
+def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
+    """There is enough to be judged, and of the leak three quarters are planted in it, but for a few rounds'."""
+    assert len(counts) - warm_up_samples(len(counts)) >= 18
+    before, after = counts[warm_up_samples(len(counts))], counts[-1]
+    assert after >= PLANTED * (1 - 3 / enough)
+    assert before <= PLANTED * (1 / 4 + 3 / enough)
+    assert max(later - earlier for earlier, later in itertools.pairwise(counts)) <= 2 * PLANTED / enough + 1
+
+
+@given(
+    usual=st.floats(0.004, 0.06),
+    stalls=st.dictionaries(st.integers(0, 200), st.floats(0.3, 60.0), max_size=3),
+    enough=st.sampled_from([24, 40, 100]),
+    seconds=st.sampled_from([1.0, 2.0, 4.0]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_machine_that_stands_still_takes_nothing_from_a_leg(
+    clock: Clock, usual: float, stalls: dict[int, float], enough: int, seconds: float
+) -> None:
+    """However long it does and whenever, the leg plants and samples on as evenly as if it had not."""
+    rounds = (stalls.get(number, 0.0) + usual for number in itertools.count())
+    _, counts = carried_out(clock, seconds, enough, rounds)
+    assert_planted_and_sampled_evenly(counts, enough)
+
+
+def test_a_leg_that_becomes_slow_runs_on(clock: Clock) -> None:
+    """A leg whose rounds become slow goes on planting and sampling, however many samples it has had before."""
+    rounds = (0.01 if number < 50 else 0.1 for number in itertools.count())
+    times, counts = carried_out(clock, 1.0, 100, rounds)
+    assert_planted_and_sampled_evenly(counts, 100)
+    assert 5 < times[-1] < 6
+
+
+def test_a_leg_that_never_gets_there_ends_all_the_same(
+    leg: Leg, channel: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running on has a limit, and the leg says how far it came; one that gets there says nothing."""
     monkeypatch.setattr(running, "_MORE_SECONDS", 0.01)
-    assert list(leg.rounds(enough=10**9))
+    come = len(list(leg.rounds(enough=10**9)))
+    assert lines(channel) == [{"cut": {"rounds": come, "of": 10**9}}]
+    assert list(Leg("raw", "nowhere", SOON, 1, channel).rounds(enough=3)) == [0, 1, 2]
+    assert len(lines(channel)) == 1
+
+
+def test_a_leg_that_is_slow_throughout_ends_all_the_same(clock: Clock) -> None:
+    """A machine that never lets it go on as it should is not one that stood still."""
+    times, _ = carried_out(clock, 1.0, 100, itertools.repeat(1.0))
+    assert 30 <= times[-1] <= 31
 
 
 def test_a_long_run_takes_its_time(monkeypatch: pytest.MonkeyPatch, channel: io.StringIO) -> None:
     """A night neither wears the disk out nor fills it."""
     monkeypatch.setattr(running, "_SHORT_RUN", 0.1)
     monkeypatch.setattr(running, "_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(Leg, "_can_be_judged", lambda self, elapsed: True)
     assert len(list(Leg("raw", "nowhere", 0.2, 1, channel).rounds(Counted(), enough=1))) <= 4
     assert len(list(Leg("raw", "nowhere", 0.1, 1, channel).rounds(Counted(), enough=1))) > 4
 

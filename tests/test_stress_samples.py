@@ -119,6 +119,15 @@ def test_a_table_is_kept(tmp_path: Path) -> None:
     assert read_leg(str(file)).table == {"rows": [1, 2]}
 
 
+def test_a_leg_that_was_cut_short_says_so(tmp_path: Path) -> None:
+    """How far it came is read back; of a leg that came to its end there is nothing to say."""
+    file = tmp_path / "leg.jsonl"
+    file.write_text('{"cut": {"rounds": 3, "of": 100}}\n{"sample": {"time": 1.0}}\n{"table": {"rows": [1]}}\n')
+    assert read_leg(str(file)).cut == {"rounds": 3, "of": 100}
+    file.write_text('{"sample": {"time": 1.0}}\n')
+    assert read_leg(str(file)).cut is None
+
+
 def test_a_signal_that_was_not_sampled_cannot_be_judged(tmp_path: Path) -> None:
     """It is missing, not healthy."""
     data = read_leg(write(tmp_path / "leg.jsonl", 100))

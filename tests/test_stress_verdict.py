@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
 
 from stress.reduction import MAX_BLOCKS, MIN_BLOCKS, after_warm_up, block_minima, count_blocks, measure
 from stress.verdict import Verdict, judge_exact, judge_growth, judge_heap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 1 << 20
 BUDGET = 4 * MIB
@@ -169,27 +173,24 @@ SERIES = st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=80)
 
 @given(SERIES, st.data())
 def test_block_minima_are_samples_in_order(values: list[float], data: st.DataObject) -> None:
-    """Each minimum is one of the samples, there is one for each block, and time goes forward."""
-    times = [float(number) for number in range(len(values))]
+    """Each minimum is one of the samples, there is one for each block, and they go forward."""
     blocks = data.draw(st.integers(1, len(values)))
-    low_times, low = block_minima(times, values, blocks)
+    places, low = block_minima(values, blocks)
     assert len(low) == blocks
-    assert all(earlier < later for earlier, later in itertools.pairwise(low_times))
-    assert [values[int(time)] for time in low_times] == list(low)
+    assert all(earlier < later for earlier, later in itertools.pairwise(places))
+    assert [values[place] for place in places] == list(low)
     assert min(low) == min(values)
 
 
 @given(SERIES, st.data())
 def test_block_minima_ignore_what_rises_above_them(values: list[float], data: st.DataObject) -> None:
     """Raising samples that are not a minimum changes nothing."""
-    times = [float(number) for number in range(len(values))]
     blocks = data.draw(st.integers(1, len(values)))
-    found = block_minima(times, values, blocks)
+    found = block_minima(values, blocks)
     raised = [
-        value if time in found[0] else value + data.draw(st.floats(0, 1e12))
-        for time, value in zip(times, values, strict=True)
+        value if place in found[0] else value + data.draw(st.floats(0, 1e12)) for place, value in enumerate(values)
     ]
-    assert block_minima(times, raised, blocks)[1] == found[1]
+    assert block_minima(raised, blocks)[1] == found[1]
 
 
 @given(SERIES, st.data())
@@ -197,7 +198,7 @@ def test_block_minima_are_the_lowest_of_consecutive_blocks(values: list[float], 
     """The blocks cover all samples, in order, and differ in length by one at most."""
     blocks = data.draw(st.integers(1, len(values)))
     numbered = [float(number) for number in range(len(values))]
-    starts = [int(start) for start in block_minima(numbered, numbered, blocks)[1]]
+    starts = [int(start) for start in block_minima(numbered, blocks)[1]]
     ends = [*starts[1:], len(values)]
     assert starts[0] == 0
     assert {end - start for start, end in zip(starts, ends, strict=True)} <= {
@@ -205,14 +206,25 @@ def test_block_minima_are_the_lowest_of_consecutive_blocks(values: list[float], 
         -(-len(values) // blocks),
     }
     expected = [min(values[start:end]) for start, end in zip(starts, ends, strict=True)]
-    assert list(block_minima(numbered, values, blocks)[1]) == expected
+    assert list(block_minima(values, blocks)[1]) == expected
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=60).map(sorted))
-def test_the_warm_up_is_a_quarter_of_the_time(times: list[float]) -> None:
-    """What is kept is later than a quarter of the time, and nothing later is dropped."""
-    kept, values = after_warm_up(times, times)
-    assert kept == values
-    if times:
-        edge = times[0] + 0.25 * (times[-1] - times[0])
-        assert kept == [time for time in times if time >= edge]
+@given(st.integers(0, 1000))
+def test_the_warm_up_is_a_quarter_of_the_samples(count: int) -> None:
+    """A quarter is dropped at least, not one sample more than that takes, and only from the beginning."""
+    kept = after_warm_up(range(count))
+    assert list(kept) == list(range(count - len(kept), count))
+    assert count / 4 <= count - len(kept) < count / 4 + 1
+
+
+STALLS = st.lists(st.tuples(st.integers(0, SAMPLES), st.floats(0.3, 3600)), min_size=1, max_size=3)
+
+
+@given(STALLS, st.sampled_from(HEALTHY), st.integers(0, 20), st.sampled_from([0, 5 * BUDGET]))
+def test_a_machine_that_stands_still_changes_no_verdict(
+    stalls: list[tuple[int, float]], shape: Callable[[random.Random], list[float]], seed: int, leak: int
+) -> None:
+    """Whenever and for however long it does, the samples come out as they do without a gap between them."""
+    values = [value + leak * number / SAMPLES for number, value in enumerate(shape(random.Random(seed)))]
+    late = [time + sum(length for at, length in stalls if at <= number) for number, time in enumerate(TIMES)]
+    assert judge_growth("heap", measure(late, values), BUDGET) == judge_growth("heap", measure(TIMES, values), BUDGET)

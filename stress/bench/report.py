@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from stress.bench import handles, rows
+from stress.terminal import Screen, say
 
 if TYPE_CHECKING:
     import argparse
@@ -52,16 +52,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print the figures, and return the exit status."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with console.status("measuring") as status:
         measured: list[Row] = []
         for row in measure(_QUICK if options.quick else _FULL):
             measured.append(row)
             status.update(f"measured: {row.workload}")
     if options.json:
-        print(json.dumps([{**asdict(row), "over": row.is_over} for row in measured], indent=2))
+        say(json.dumps([{**asdict(row), "over": row.is_over} for row in measured], indent=2))
     else:
-        Console().print(table(measured))
+        Screen().print(table(measured))
     return int(options.check and any(row.is_over for row in measured))
 
 

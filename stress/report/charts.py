@@ -8,7 +8,7 @@ from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
-from stress.reduction import WARM_UP
+from stress.reduction import after_warm_up
 from stress.report.signals import AGE, GROWING, TIME, Signal, drawn
 from stress.report.thinning import kept_dots, kept_indices
 from stress.report.ticks import Unit, number, quantity, ticks, ticks_within, unit_for
@@ -155,9 +155,10 @@ def _lowest(curves: Iterable[Curve]) -> float:
 
 
 def _warm_up(results: Iterable[LegResult], unit: Unit, x_end: float) -> float | None:
-    """Return where the last leg's warm-up ended."""
-    ends = [times[-1] for result in results if (times := [t for t in result.series.get(TIME, ()) if t is not None])]
-    return min(WARM_UP * max(ends) / unit.size, x_end) if ends else None
+    """Return where the last leg's warm-up ended: at the first of its samples that is judged."""
+    times = [[time for time in result.series.get(TIME, ()) if time is not None] for result in results]
+    ends = [judged[0] for each in times if (judged := after_warm_up(each))]
+    return min(max(ends) / unit.size, x_end) if ends else None
 
 
 def _curve(signal: Signal, result: LegResult, colour: int, along: str, x_unit: Unit, y_unit: Unit) -> Curve:
@@ -220,7 +221,7 @@ def _healthy_start(signal: Signal, results: Sequence[LegResult]) -> float:
     starts = []
     for result in results:
         values = result.series.get(signal.name, [])
-        after = [value for value in values[int(WARM_UP * len(values)) :] if value is not None]
+        after = [value for value in after_warm_up(values) if value is not None]
         starts += after[:1]
     return min(starts, default=0.0)
 

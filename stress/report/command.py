@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stress.report.page import page
 from stress.report.source import read_run
 from stress.runfile import RunFileError
+from stress.terminal import say
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the page, say where it is, and return the exit status."""
     try:
-        print(write_report(options.file, options.output))
+        say(write_report(options.file, options.output))
     except RunFileError as error:
         return _refused(str(error))
     except OSError as error:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _refused(why: str) -> int:
-    print(f"python -m stress report: {why}", file=sys.stderr)
+    say(f"python -m stress report: {why}", sys.stderr)
     return _BAD_USAGE
 
 

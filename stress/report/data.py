@@ -15,6 +15,8 @@ from stress.report.tables import Figures, Row, figures_of, judgement_rows, rocks
 from stress.scenario import LEGS, all_scenarios
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stress.scenario import Scenario
 
 #: The scenario that is about age: its curves against age come first.
@@ -89,8 +91,17 @@ class ScenarioView:
 
 def leg_order(run: RunResult) -> list[str]:
     """Return the names of all legs: the three of every scenario first, then variants as they come."""
-    found = [*run.legs, *(result.leg for result in run.results)]
+    planned = [leg for name in run.scenarios for leg in _planned(name, run)]
+    found = [*run.legs, *(result.leg for result in run.results), *planned]
     return [*LEGS, *dict.fromkeys(name for name in found if name not in LEGS)]
+
+
+def _planned(name: str, run: RunResult) -> Sequence[str]:
+    """Return the legs of a scenario that the run was to have; of one that this version does not know, the chosen."""
+    if name not in run.scenarios:
+        return ()
+    scenario = all_scenarios().get(name)
+    return scenario.legs(tuple(run.legs)) if scenario else run.legs
 
 
 def scenario_views(run: RunResult) -> list[ScenarioView]:
@@ -106,8 +117,8 @@ def _scenario_view(anchor: str, name: str, run: RunResult, colours: dict[str, in
     )
     there = {result.leg for result in results}
     legs = [_leg_view(result, colours[result.leg]) for result in results]
-    legs += [_not_run(leg, colours[leg], run) for leg in run.legs if leg not in there and name in run.scenarios]
     scenario = all_scenarios().get(name)
+    legs += [_not_run(leg, colours[leg], run) for leg in _planned(name, run) if leg not in there]
     drawn = charts_of(results, colours)
     return ScenarioView(
         anchor,

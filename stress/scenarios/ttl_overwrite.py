@@ -138,7 +138,6 @@ def raw(leg: Leg) -> None:
                 for ttl in durations:
                     table.set(_KEY, database.db.snapshot(), ttl)
                 workload.step()
-            table.holders.pop(_KEY, None)
 
 
 class Table:
