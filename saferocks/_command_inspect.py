@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from saferocks._database import Rdict
-    from saferocks._manifest import read_manifest
-from saferocks._options_file import Sections
+    from saferocks._options_file import Sections
 
 #: The options that explain most of what a database does.
 _SHOWN = frozenset(

@@ -61,7 +61,8 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
     What handled the signal before is called afterwards, as ever. The text goes straight to the file
     descriptor: a signal may arrive in the midst of a `print`, or while any lock is held. Python
     runs handlers in the main thread, between two steps of its own; one that arrives during a long
-    call of RocksDB there is answered when that call is over.
+    call of RocksDB there is answered when that call is over. One that arrives while a dump is being
+    written is answered by that one.
 
     Args:
         number: The signal, such as `signal.SIGUSR1`.
@@ -101,6 +102,9 @@ class SignalDump:
         self.number = number
         self.file = file
         self._active = True
+        #: A signal may come while this one is being answered, again and again: nested to any depth, they
+        #: would use up the stack and the file descriptors. Main thread only, as all handlers are.
+        self._writing = False
         self._before: Any = signal.getsignal(number)
         signal.signal(number, self._handle)
 
@@ -122,8 +126,12 @@ class SignalDump:
         self.stop()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._active:
-            self._write()
+        if self._active and not self._writing:
+            try:
+                self._writing = True
+                self._write()
+            finally:
+                self._writing = False
         if callable(self._before):
             self._before(number, frame)
 

@@ -7,11 +7,12 @@ import re
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import saferocks
+from saferocks import _dump
 
 if TYPE_CHECKING:
     import subprocess
@@ -195,10 +196,33 @@ def test_a_signal_with_any_lock_held(run_python: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_signal_while_a_dump_is_written(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes in the midst of each dump begins no other in there, and still reaches the former handler."""
+    calls: list[int] = []
+    reckon = _dump.groups
+
+    def interrupted(records: list[Any]) -> Any:
+        if len(calls) < 500:  # what is answered in there is answered again, to any depth
+            signal.raise_signal(signal.SIGUSR1)
+        return reckon(records)
+
+    monkeypatch.setattr(_dump, "groups", interrupted)
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: calls.append(number))
+    try:
+        with saferocks.dump_on_signal(signal.SIGUSR1, told):
+            signal.raise_signal(signal.SIGUSR1)
+            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n", 2)
+            signal.raise_signal(signal.SIGUSR1)
+            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n" * 2, 4)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 STORM = """
 import faulthandler, itertools, os, signal, sys, threading, time
 faulthandler.dump_traceback_later(40, exit=True)
 import saferocks
+sys.setswitchinterval(1e-4)  # how long the main thread has to wait for the other one at each call
 seen = []
 signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
 saferocks.dump_on_signal(signal.SIGUSR1, "dumps")
@@ -219,7 +243,7 @@ with saferocks.open("db") as db:
     thread.join()
 with open("dumps") as file:
     text = file.read()
-print(text.count("saferocks: ") == len(seen), text.startswith("saferocks: "))
+print(0 < text.count("saferocks: ") <= len(seen), text.startswith("saferocks: "))
 print(saferocks.open_handles())
 """
 
