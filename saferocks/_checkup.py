@@ -143,6 +143,13 @@ def _missing(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"all {count} files that it consists of are there, in full")
 
 
+def wrong_files(path: str) -> list[Finding]:
+    """Name every SST and blob file that is missing or of a wrong size, of a database that nobody writes."""
+    manifest, damage = _read_manifest(path)
+    patient = Patient(path, frozenset(os.listdir(path)), manifest, is_open=False)
+    return [*damage, *(finding for finding in _missing(patient) if finding.level == "problem")]
+
+
 def _wrong(path: str, file: _manifest.LiveFile) -> str | None:
     for suffix in (".sst", ".ldb"):
         try:

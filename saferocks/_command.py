@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from saferocks import _terminal
 from saferocks._text import printable
-from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, EngineError, IOFailedError, SaferocksError
+from saferocks.errors import (
+    BusyError,
+    ColumnFamilyNotFoundError,
+    CorruptionError,
+    EngineError,
+    IOFailedError,
+    SaferocksError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,7 +160,7 @@ def _unescaped(text: str) -> str:
 
 
 def _is_mistake(error: EngineError) -> bool:
-    return isinstance(error, (IOFailedError, ColumnFamilyNotFoundError))
+    return isinstance(error, (IOFailedError, ColumnFamilyNotFoundError, BusyError))
 
 
 def _unknown_family(error: Exception) -> str | None:

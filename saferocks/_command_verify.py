@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from saferocks import _manifest, _terminal
+from saferocks._checkup import wrong_files
+from saferocks._engine import DEFAULT_FAMILY
 from saferocks._options import ReadOptions
-from saferocks._shadow import open_unchanged
+from saferocks._shadow import Manner, open_unchanged
 from saferocks._text import printable
-from saferocks.errors import EngineError
+from saferocks.errors import BusyError, EngineError
 
 if TYPE_CHECKING:
     import argparse
@@ -24,14 +26,25 @@ _FILE = re.compile(r"(\d+)\.sst")
 def run(options: argparse.Namespace) -> int:
     """Read everything; 1 if any of it is damaged."""
     try:
-        with open_unchanged(options.path) as reading:
-            damaged = _verify(reading)
+        with open_unchanged(options.path, Manner.STRICT) as reading:
+            return _conclude(_verify(reading), reading)
+    except BusyError:
+        raise
     except EngineError as error:
         _terminal.verdict("problem", f"it cannot be opened{_where(options.path, error)}: {_line(error)}")
-        return 1
-    _terminal.say()
-    _terminal.say(_conclusion(damaged, len(reading.families)))
-    return 1 if damaged else 0
+    return _verify_what_opens(options.path)
+
+
+def _verify_what_opens(path: str) -> int:
+    """Read what can be read of a database that cannot be opened as it is, and name the files that are wrong."""
+    try:
+        with open_unchanged(path, Manner.TOLERANT) as reading:
+            for finding in wrong_files(reading.families[DEFAULT_FAMILY].path()):
+                _terminal.verdict(finding.level, finding.text)
+            return _conclude(_verify(reading), reading, is_whole=False)
+    except EngineError as error:
+        _terminal.verdict("problem", f"nothing of it can be read: {_line(error)}")
+        return _advise("nothing could be read")
 
 
 def _verify(reading: Reading) -> int:
@@ -99,10 +112,20 @@ def _where(path: str, error: EngineError) -> str:
     return f" in {file.name} (level {file.level} of {printable(file.family)})"
 
 
-def _conclusion(damaged: int, total: int) -> str:
+def _conclude(damaged: int, reading: Reading, *, is_whole: bool = True) -> int:
+    if is_whole and not damaged:
+        _terminal.say()
+        _terminal.say("all rows were read, and every checksum on the way was right")
+        return 0
     if not damaged:
-        return "all rows were read, and every checksum on the way was right"
-    return (
-        f"{damaged} of {total} column families damaged: restore a backup; "
+        return _advise("every column family can be read to its end, but the database cannot be opened")
+    return _advise(f"{damaged} of {len(reading.families)} column families damaged")
+
+
+def _advise(found: str) -> int:
+    _terminal.say()
+    _terminal.say(
+        f"{found}: restore a backup; "
         "or save what can be read with `saferocks scan --json`, or try saferocks.Rdict.repair on a copy"
     )
+    return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 #: Headers that only a proxy sends: its client is somewhere else, whoever connects to us.
 FORWARDING = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
+#: An IPv6 address in brackets, or a name or an IPv4 address, and perhaps a port.
+_HOST = re.compile(r"(?:\[([^\[\]]*:[^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Access:
         return address is not None and any(address in network for network in self.clients)
 
     def _is_ours(self, host: str) -> bool:
-        name = _without_port(host).lower().rstrip(".")
+        name = _name_in(host)
         address = _address(name)
         return name == "localhost" or name in self.hosts or (address is not None and address.is_loopback)
 
@@ -75,7 +78,7 @@ def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If a network is none.
+        ValueError: If a network or a name is none.
     """
     for name, given in (("clients", clients), ("hosts", hosts)):
         if isinstance(given, str):
@@ -83,7 +86,10 @@ def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool
     if not isinstance(behind_proxy, bool):
         raise TypeError(f"behind_proxy is {behind_proxy!r}; give True or False")
     networks = tuple(ipaddress.ip_network(client) for client in clients)
-    return Access(networks, frozenset(_without_port(host).lower().rstrip(".") for host in hosts), behind_proxy)
+    names = frozenset(map(_name_in, hosts))
+    if "" in names:
+        raise ValueError('hosts has one that is no name; give names, as "debug.example.org"')
+    return Access(networks, names, behind_proxy)
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -94,8 +100,9 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdigit() and ":" not in name else host
+def _name_in(host: str) -> str:
+    """Return the name or address in a Host header without its port; what is written otherwise is no name."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return host.lower() if _address(host) else ""
+    return (found[1] or found[2]).lower().removesuffix(".")

@@ -41,22 +41,28 @@ def check(path: str) -> None:
         if not _LOG_FILE.match(name):
             continue
         try:
-            at = endless_at(os.path.join(path, name))
+            _check_file(path, name)
         except OSError:  # a live primary may just have removed it; what cannot be read RocksDB tells of
             continue
-        if at is not None:
-            raise CorruptionError(
-                f"Corruption: {name} of {path!r} is damaged at byte {at}, where RocksDB would try to read on for ever; "
-                f"restore it, or cut it off there on a copy: RocksDB keeps what comes before",
-                code=2,
-            )
-        at = passed_over_at(os.path.join(path, name), last_block=name.startswith("MANIFEST-"))
-        if at is not None:
-            raise CorruptionError(
-                f"Corruption: {name} of {path!r} is damaged at byte {at}, and RocksDB would silently pass over what "
-                f"comes after it; restore it, or cut it off there on a copy to do without that",
-                code=2,
-            )
+
+
+def _check_file(path: str, name: str) -> None:
+    """Refuse one log file; OSError if it cannot be read."""
+    file = os.path.join(path, name)
+    at = endless_at(file)
+    if at is not None:
+        raise CorruptionError(
+            f"Corruption: {name} of {path!r} is damaged at byte {at}, where RocksDB would try to read on for ever; "
+            f"restore it, or cut it off there on a copy: RocksDB keeps what comes before",
+            code=2,
+        )
+    at = passed_over_at(file, last_block=name.startswith("MANIFEST-"))
+    if at is not None:
+        raise CorruptionError(
+            f"Corruption: {name} of {path!r} is damaged at byte {at}, and RocksDB would silently pass over what "
+            f"comes after it; restore it, or cut it off there on a copy to do without that",
+            code=2,
+        )
 
 
 def endless_at(file: str) -> int | None:

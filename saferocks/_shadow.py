@@ -8,7 +8,7 @@ there, the database's own directory stays as it is. This also works where that m
 A writer may delete files at any moment. So the state is fixed first: the logs are opened, then the
 MANIFEST is copied, then the files that it names are opened, and the links lead to these descriptors,
 through which a file can be read that is deleted meanwhile. Only if files came or went in those few
-milliseconds is that begun anew.
+milliseconds, or a log was recycled before RocksDB had read it, is that begun anew.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from saferocks import _directory, _engine, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
+from saferocks._options_file import read_options_file
 from saferocks.errors import BusyError, EngineError, IOFailedError
 
 if TYPE_CHECKING:
@@ -37,6 +39,18 @@ if TYPE_CHECKING:
 _COPIED = re.compile(r"IDENTITY$|OPTIONS-\d+$|rocksdict-config\.json$")
 #: How often to begin anew because a writer made or deleted files meanwhile.
 _ATTEMPTS = 1000
+
+
+class Manner(Enum):
+    """How to open a database."""
+
+    #: As its owner would.
+    USUAL = "usual"
+    #: Not if any file is missing or damaged, so far as an opening can tell. The usual way leaves out, without a
+    #: word, what comes after damage in the write-ahead log; a record that a crash has cut off at its end is none.
+    STRICT = "strict"
+    #: Also where files are missing or cannot be opened: what is in them then fails to be read.
+    TOLERANT = "tolerant"
 
 
 class _MovedError(Exception):
@@ -75,16 +89,20 @@ class Reading:
 
 
 @contextmanager
-def open_unchanged(path: str) -> Iterator[Reading]:
+def open_unchanged(path: str, manner: Manner = Manner.USUAL) -> Iterator[Reading]:
     """Open a database for reading, as it is on disk at this moment, and change nothing of it.
+
+    Args:
+        path: The database.
+        manner: How much damage is let pass.
 
     Raises:
         EngineError: If it cannot be opened; the text names its own directory.
     """
     with tempfile.TemporaryDirectory(prefix="saferocks-") as room, ExitStack() as pinned:
         try:
-            with _newest(path, room, pinned) as db:
-                yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
+            db = _newest(path, room, pinned, manner)
+            yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
         except EngineError as error:
             raise Reading(path, room, {}).in_place(error) from error
 
@@ -96,42 +114,99 @@ def _family(db: Rdict, name: str) -> Rdict:
     return family
 
 
-def _newest(path: str, room: str, pinned: ExitStack) -> Scope[Rdict]:
+def _newest(path: str, room: str, pinned: ExitStack, manner: Manner) -> Rdict:
     """Open what is there, as soon as it can be fixed."""
     for attempt in range(_ATTEMPTS):
         shadow = os.path.join(room, str(attempt))
+        os.mkdir(shadow)
         try:
-            _fix(path, shadow, pinned)
+            return _open_now(path, shadow, pinned, manner)
         except _MovedError:
             pinned.close()
             shutil.rmtree(shadow)
-            continue
-        return _open(shadow)
     raise BusyError(f"Resource busy: the files of {path!r} change faster than they can be opened; try again", code=11)
 
 
-def _fix(path: str, shadow: str, pinned: ExitStack) -> None:
-    """Make a directory of the present state; its files stay readable until `pinned` ends.
+def _open_now(path: str, shadow: str, pinned: ExitStack, manner: Manner) -> Rdict:
+    """Open what is there at this moment; it stays open, with its files, until `pinned` ends.
+
+    Raises:
+        _MovedError: If it changed meanwhile.
+    """
+    settings = _settings_of(path)
+    logs = _Logs(settings.get("wal_dir") or path, recycled=settings.get("recycle_log_file_num", "0") != "0")
+    _fix(path, shadow, logs, pinned)
+    try:
+        db = pinned.enter_context(_open(shadow, manner))
+    except EngineError:
+        logs.check()
+        raise
+    logs.check()  # RocksDB has read them by now
+    return db
+
+
+def _settings_of(path: str) -> dict[str, str]:
+    try:
+        return read_options_file(path).get(("DBOptions", ""), {})
+    except FileNotFoundError:
+        raise _MovedError from None  # a newer one has replaced it
+
+
+class _Logs:
+    """The write-ahead logs of a database, held open.
+
+    What is deleted stays as it was for whoever has it open. But a writer that recycles its logs gives an old
+    one a new name and writes over it; so those must still have their names when they have been read.
+    """
+
+    def __init__(self, folder: str, *, recycled: bool) -> None:
+        self.folder = folder
+        self._recycled = recycled
+        self._opened: dict[str, int] = {}
+
+    def names(self) -> list[str]:
+        """Return the names of those that are there now."""
+        found = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        return sorted(name for name in found if name.endswith(".log") and name[:-4].isdigit())
+
+    def link(self, shadow: str, pinned: ExitStack) -> None:
+        """Link all of them, and note which files they are."""
+        for name in self.names():
+            if _link(self.folder, shadow, name, pinned):
+                self._opened[name] = os.stat(os.path.join(shadow, name)).st_ino
+
+    def check(self) -> None:
+        """Raise _MovedError if one may have been written over."""
+        if self._recycled and any(_inode(self.folder, name) != inode for name, inode in self._opened.items()):
+            raise _MovedError
+
+    def is_as_linked(self) -> bool:
+        """Tell whether the same ones are there."""
+        return self.names() == list(self._opened)
+
+
+def _fix(path: str, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
+    """Fill a directory with the present state; its files stay readable until `pinned` ends.
 
     Raises:
         _MovedError: If the state changed meanwhile.
     """
-    os.mkdir(shadow)
-    logs = _logs(path)
-    for name in logs:
-        _link(path, shadow, name, pinned)
+    logs.link(shadow, pinned)
     manifest = _copy_manifest(path, shadow)
     for name in filter(_COPIED.match, os.listdir(path)):
         with suppress(FileNotFoundError):  # an older OPTIONS file
             shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
     missing = [name for name in _names_of(manifest, path) if not _link(path, shadow, name, pinned)]
     copied = os.path.getsize(os.path.join(shadow, manifest.name))
-    if logs != _logs(path) or (missing and _size(path, manifest.name) != copied):
+    if not logs.is_as_linked() or (missing and _size(path, manifest.name) != copied):
         raise _MovedError  # if the MANIFEST is still the same, they are missing for good, as RocksDB will say
 
 
-def _logs(path: str) -> list[str]:
-    return sorted(name for name in os.listdir(path) if name.endswith(".log") and name[:-4].isdigit())
+def _inode(folder: str, name: str) -> int:
+    try:
+        return os.stat(os.path.join(folder, name)).st_ino
+    except FileNotFoundError:
+        return -1
 
 
 def _size(path: str, name: str) -> int:
@@ -182,13 +257,17 @@ def _link(path: str, shadow: str, name: str, pinned: ExitStack) -> bool:
     return True
 
 
-def _open(shadow: str) -> Scope[Rdict]:
+def _open(shadow: str, manner: Manner) -> Scope[Rdict]:
     loaded = _engine.load_options(shadow)
     access = AccessType.read_only()
     if loaded is None:
         return open_database(shadow, access_type=access)
     options, families = loaded
+    options.set_wal_dir(shadow)  # where the links to the logs are
     options.set_max_open_files(-1)  # all at once, so that what cannot be opened is known at once
+    options.set_paranoid_checks(manner is not Manner.TOLERANT)
+    if manner is Manner.STRICT:
+        options.set_wal_recovery_mode(_engine.DBRecoveryMode.tolerate_corrupted_tail_records())
     known = {name: families.get(name, options) for name in _engine.list_families(shadow)}
     return open_database(shadow, options=options, column_families=known, access_type=access)
 

@@ -65,7 +65,7 @@ class DebugApp:
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If a network is none.
+        ValueError: If a network or a name is none.
 
     Example:
         >>> from saferocks import debug

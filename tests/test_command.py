@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ import pyte
 import pytest
 
 import saferocks
+from saferocks import _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,6 +226,38 @@ def test_a_database_that_is_written_meanwhile(command, path: str, db: saferocks.
     assert failures == []
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch, elsewhere: bool) -> None:
+    """A log that its writer writes over before RocksDB has read it costs the reading no row: it is begun anew."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_recycle_log_file_num(2)
+    if elsewhere:
+        options.set_wal_dir(str(tmp_path / "wal"))
+    logs = tmp_path / "wal" if elsewhere else Path(path)
+    open_it, opened = _shadow._open, []
+    with saferocks.open(path, options=options) as db:
+        for _ in range(5):
+            db[b"flushed"] = b"1"
+            db.flush()
+        db[b"logged"] = b"1"
+        before = {file.name: file.stat().st_ino for file in logs.glob("*.log")}
+
+        def open_late(*arguments: Any) -> Any:
+            if not opened:
+                for _ in range(3):
+                    db[b"later"] = b"1"
+                    db.flush()
+                after = {file.stat().st_ino: file.name for file in logs.glob("*.log")}
+                assert [after.get(inode, name) != name for name, inode in before.items()].count(True) > 0
+            opened.append(arguments)
+            return open_it(*arguments)
+
+        monkeypatch.setattr(_shadow, "_open", open_late)
+        with _shadow.open_unchanged(path) as reading, reading.families["default"].keys() as keys:
+            assert list(keys) == [b"flushed", b"later", b"logged"]
+        assert len(opened) == 2
+
+
 def test_blob_files(command, path: str) -> None:
     """Values in blob files, which RocksDB opens only when it comes to them, are read and verified too."""
     options = saferocks.Options(raw_mode=True)
@@ -368,13 +402,68 @@ def test_verify_names_family_and_file(command, filled: str) -> None:
     assert scanned.stderr.count("\n") == 1
 
 
-def test_verify_of_a_database_that_does_not_open(command, filled: str) -> None:
-    """A missing file keeps all from being read, which is damage, with the file and its column family."""
-    (table,) = (file for file in Path(filled).glob("*.sst") if file.stat().st_size > 10_000)
-    table.unlink()
-    done = command("verify", filled)
-    assert done.stdout.startswith(f"problem it cannot be opened in {table.name} (level 0 of default): Corruption: ")
-    assert done.returncode == 1
+MISCHIEF: dict[str, Callable[[Path], object]] = {
+    "missing": lambda table: table.unlink(),
+    "cut short": lambda table: os.truncate(table, 500),
+    "overwritten": lambda table: table.write_bytes(b"x" * table.stat().st_size),
+}
+
+
+@pytest.mark.parametrize("what", MISCHIEF)
+def test_verify_goes_on_after_damage(command, path: str, what: str) -> None:
+    """Files that keep a database from being opened are all named, and what else there is is read to its end."""
+    with saferocks.open(path) as db:
+        families = [db, *(db.create_column_family(name) for name in ("b", "whole"))]
+        tables: list[set[Path]] = [set()]
+        for family in families:
+            for number in range(1000):
+                family[b"%04d" % number] = os.urandom(20)
+            family.flush()
+            tables.append(set(Path(path).glob("*.sst")))
+    damaged = [(after - before).pop() for before, after in itertools.pairwise(tables)][:2]
+    for table in damaged:
+        MISCHIEF[what](table)
+    before = tree(path)
+    done = command("verify", path)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"problem it cannot be opened in {damaged[0].name} (level 0 of default): Corruption: ")
+    for name, table in zip(("default", "b"), damaged, strict=True):
+        start = f"problem {name}: damaged in {table.name} (level 0 of {name}), after 0 rows, the rest was not read: "
+        assert [line.startswith(start) for line in lines].count(True) == 1
+        wrong = f"problem {table.name} of column family {name} "
+        assert [line.startswith(wrong) for line in lines].count(True) == (what != "overwritten")
+    assert "ok      whole: 1000 rows" in lines
+    assert lines[-1].startswith("2 of 3 column families damaged: restore a backup; ")
+    assert tree(path) == before
+
+
+LOGGED = """
+import os, sys
+import saferocks
+db = saferocks.open(sys.argv[1]).__enter__()
+for number in range(3000):
+    db[b"%04d" % number] = b"v" * 40
+os._exit(0)
+"""
+
+
+def test_verify_of_a_damaged_log(command, run_python, path: str) -> None:
+    """Damage in the midst of a write-ahead log is found, which RocksDB passes over; what a crash cut off is none."""
+    assert run_python(LOGGED, path).returncode == 0
+    (log,) = (file for file in Path(path).glob("*.log") if file.stat().st_size > 100_000)
+    os.truncate(log, log.stat().st_size - 10)
+    assert command("verify", path).stdout.startswith("ok      default: 2999 rows\n")
+    with log.open("r+b") as file:
+        file.seek(40_000)
+        file.write(b"damage")
+    before = tree(path)
+    done = command("verify", path)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, tree(path) == before) == (1, "", True)
+    assert lines[0].startswith("problem it cannot be opened: Corruption: ")
+    assert lines[1].startswith("ok      default: ")
+    assert lines[-1].startswith("every column family can be read to its end, but ")
 
 
 # --------------------------------------------------------------------------- bad input

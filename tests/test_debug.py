@@ -295,6 +295,8 @@ def test_bad_arguments() -> None:
         ({"behind_proxy": "yes"}, TypeError),
         ({"clients": ["10.0.0.1/8"]}, ValueError),
         ({"clients": ["here"]}, ValueError),
+        ({"hosts": [""]}, ValueError),
+        ({"hosts": ["fine.example", "[broken"]}, ValueError),
     ):
         with pytest.raises(error):
             debug.DebugApp(**arguments)
