@@ -79,7 +79,7 @@ def _add_scan_options(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
+    return min(int(text), sys.maxsize)
 
 
 def _carry_out(options: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 def _chosen(families: Mapping[str, Rdict], name: str) -> Rdict:
     if name not in families:
         known = ", ".join(map(printable, families))
-        raise ColumnFamilyNotFoundError(f"there is no column family {printable(name)!r}; there are {known}")
+        raise ColumnFamilyNotFoundError(f"there is no column family '{printable(name)}'; there are {known}")
     return families[name]
 
 

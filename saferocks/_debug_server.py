@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+import time
 import weakref
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ _HOST = "127.0.0.1"
 _HIGHEST_PORT = 65535
 #: Seconds that a client may take over its request.
 _PATIENCE = 10.0
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+#: Seconds to leave the processor to a program that has used up its descriptors.
+_BREATH = 0.1
 
 
 class _Handler(WSGIRequestHandler):
@@ -39,6 +43,16 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
     allow_reuse_port = False  # two servers on one port would share its requests
+    request_queue_size = 128  # socketserver's 5 has the sixth browser tab wait for a second
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection; without a descriptor for it, it stays ready, and would be tried anew at once."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                time.sleep(_BREATH)
+            raise
 
     def server_bind(self) -> None:
         """Bind, and ask no name server for our own name."""

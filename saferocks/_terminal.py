@@ -7,6 +7,7 @@ has to be. rich itself keeps to what the terminal can show.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,10 +25,25 @@ def is_rich(stream: TextIO) -> bool:
 
 
 def prepare_streams() -> None:
-    """Let no character that the terminal's encoding lacks end the command."""
+    """Let no stream that the caller has closed, and no character that the terminal's encoding lacks, end the command.
+
+    What is written to a closed stream goes nowhere; the exit status still tells. A file that is opened later
+    must not become stdout or stderr either.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIO:
+    return open(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False)
 
 
 def say(text: str = "") -> None:

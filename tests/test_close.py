@@ -877,7 +877,7 @@ INTERRUPTED_LEAVING = """
 
 
 def test_an_interrupt_while_the_with_of_a_database_is_left_still_closes_it(run_python: Run) -> None:
-    """Ctrl-C in the close at the end of a `with` arrives after the close is done, and the path reopens in the handler."""
+    """Ctrl-C in the close at the end of a `with` arrives after the close, and the path reopens in the handler."""
     run = run_python(INTERRUPTED_LEAVING)
     assert run.stderr == ""
     assert run.stdout.splitlines() == ["interrupted [] ()", "['pickled']", "['right']"]

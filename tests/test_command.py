@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _shadow
+from saferocks import _log_files, _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,6 +258,27 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
         assert len(opened) == 2
 
 
+def test_a_log_that_goes_while_it_is_looked_through(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log file that its writer removes in the midst of the look for damage is none, and the rest is looked at."""
+    with saferocks.open(path) as db:
+        db[b"k"] = b"v"
+    gone, look = Path(path) / "000001.log", _log_files.endless_at
+    gone.touch()
+    seen: list[str] = []
+
+    def look_and_remove(file: str) -> int | None:
+        seen.append(os.path.basename(file))
+        found = look(file)
+        gone.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(_log_files, "endless_at", look_and_remove)
+    _log_files.check(path)
+    assert not gone.exists()
+    assert seen[0] == gone.name
+    assert any(name.startswith("MANIFEST-") for name in seen)
+
+
 def test_blob_files(command, path: str) -> None:
     """Values in blob files, which RocksDB opens only when it comes to them, are read and verified too."""
     options = saferocks.Options(raw_mode=True)
@@ -289,6 +310,7 @@ def test_a_scan_of_raw_bytes(command, filled: str) -> None:
     assert len(rows) == 2010
     assert rows[-1] == "visit:9\t9"
     assert command("scan", filled, "--prefix", "visit:", "--limit", "2").stdout == "visit:0\t0\nvisit:1\t1\n"
+    assert command("scan", filled, "--limit", "9" * 30, "--prefix", "visit:9").stdout == "visit:9\t9\n"
     assert command("scan", filled, "--from", "visit:8").stdout == "visit:8\t8\nvisit:9\t9\n"
     back = command("scan", filled, "--reverse", "--prefix", "visit:", "--from", "visit:1")
     assert back.stdout == "visit:1\t1\nvisit:0\t0\n"
@@ -668,6 +690,29 @@ def test_a_reader_that_was_never_there(filled: str, environment: dict[str, str],
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize(("name", "missing", "status"), [("verify", "", 0), ("scan", "-not", 2)])
+def test_closed_streams(
+    filled: str, environment: dict[str, str], name: str, missing: str, status: int, closed: tuple[int, ...]
+) -> None:
+    """Where stdin, stdout or stderr is closed the others have what is theirs, and the status is the same."""
+    before = tree(filled)
+    closing = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["bash", "-c", f'{" ".join(COMMAND)} {name} "$0" {closing}', filled + missing],
+        capture_output=True,
+        text=True,
+        timeout=CHILD_SECONDS,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert (done.returncode, tree(filled) == before) == (status, True)
+    assert ("ok      default: 2010 rows" in done.stdout) == (name == "verify" and 1 not in closed)
+    assert done.stderr.startswith("saferocks scan: there is no '/") == (name == "scan" and 2 not in closed)
+    assert done.stderr.count("\n") <= 1
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

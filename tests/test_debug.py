@@ -524,6 +524,47 @@ def test_a_client_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert silent.recv(1) == b""
 
 
+OUT_OF_DESCRIPTORS = """
+import os, resource, socket, threading
+from saferocks import _debug_server, debug
+from urllib.request import urlopen
+
+tried, accept = threading.Semaphore(0), _debug_server.WSGIServer.get_request
+breaths = []
+
+def get_request(self):
+    try:
+        return accept(self)
+    finally:
+        tried.release()
+
+_debug_server.WSGIServer.get_request = get_request
+_debug_server.time = type("Clock", (), {"sleep": breaths.append})
+with debug.serve() as server:
+    client = socket.socket()
+    rest = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        while True:
+            rest.append(os.dup(0))
+    except OSError:
+        pass
+    client.connect(("127.0.0.1", server.port))
+    for _ in range(3):
+        tried.acquire()
+    for each in rest:
+        os.close(each)
+    client.close()
+    print(len(breaths) >= 2, set(breaths), urlopen(server.url).status)
+"""
+
+
+def test_a_program_without_descriptors(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """A server that cannot accept for want of descriptors takes a breath each time, and serves again later."""
+    done = run_python(OUT_OF_DESCRIPTORS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True {0.1} 200\n", "")
+
+
 def test_the_server_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """Requests, refusals and clients that go away leave stdout and stderr to the program."""
     with debug.serve() as server:
