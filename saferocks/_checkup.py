@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -125,21 +126,22 @@ def _missing(patient: Patient) -> Iterator[Finding]:
     """Name every SST and blob file that is missing or of another size than the MANIFEST says."""
     if patient.manifest is None:
         return
-    count = len(patient.manifest.files) + len(patient.manifest.blobs)
-    problems = 0
-    for file in patient.manifest.files:
-        if file.path_id:
-            continue
-        text = _wrong(patient.path, file)
-        if text is not None:
-            problems += 1
-            of = f"{file.name} of column family {printable(file.family)}"
-            yield Finding("problem", f"{of} {text}", _BACKUP)
+    found = [
+        (file.number, f"{file.name} of column family {printable(file.family)} {text}")
+        for file in patient.manifest.files
+        if file.path_id == 0 and (text := _wrong(patient.path, file)) is not None
+    ]
     for number in sorted(patient.manifest.blobs):
-        if f"{number:06d}.blob" not in patient.names and not patient.is_open:
-            problems += 1
-            yield Finding("problem", f"blob file {number:06d}.blob is missing", _BACKUP)
-    if not problems:
+        if not os.path.lexists(os.path.join(patient.path, f"{number:06d}.blob")):
+            found.append((number, f"blob file {number:06d}.blob is missing"))
+    if found:
+        # A writer deletes only what is in its MANIFEST no more: what still is in there is missing for good.
+        now, _ = _read_manifest(patient.path)
+        needed = None if now is None else {file.number for file in now.files} | now.blobs
+        found = [(number, text) for number, text in found if needed is None or number in needed]
+    yield from (Finding("problem", text, _BACKUP) for _, text in found)
+    if not found:
+        count = len(patient.manifest.files) + len(patient.manifest.blobs)
         yield Finding("ok", f"all {count} files that it consists of are there, in full")
 
 
@@ -218,9 +220,13 @@ def _background_errors(patient: Patient) -> Iterator[Finding]:
     if log is None:
         yield Finding("note", "there is no info log: nothing says whether background work has failed")
         return
-    with open(log, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-        found = _ERROR.findall(file.read().decode("utf-8", "replace"))
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            found = _ERROR.findall(file.read().decode("utf-8", "replace"))
+    except OSError as error:
+        yield Finding("note", f"the info log cannot be read: {printable(str(error))}")
+        return
     if not found:
         yield Finding("ok", "no errors in the info log")
     for when, text in found[-_SHOWN:]:
@@ -247,12 +253,20 @@ _SMALL = 0.05
 def _free_disk(path: str) -> Iterator[Finding]:
     """Compare the room that is left with what a compaction of everything may need."""
     usage = shutil.disk_usage(path)
-    own = sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path))
+    own = _directory_bytes(path)
     shown = f"{_gib(usage.free)} of {_gib(usage.total)} free on its disk"
     if usage.free < _SMALL * usage.total or usage.free < own:
         yield Finding("problem", f"{shown}, and the database has {_gib(own)}", "make room: compactions need as much")
     else:
         yield Finding("ok", shown)
+
+
+def _directory_bytes(path: str) -> int:
+    total = 0
+    for entry in os.scandir(path):
+        with suppress(FileNotFoundError):  # a writer may just have removed it
+            total += entry.stat(follow_symlinks=False).st_size
+    return total
 
 
 def _gib(size: int) -> str:

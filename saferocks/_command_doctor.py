@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from saferocks import _checkup, _terminal
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Write all findings; 1 if one of them is a problem."""
     status = 0
-    for finding in (*_checkup.findings(options.path), *_opening(options.path)):
+    for finding in itertools.chain(_checkup.findings(options.path), _opening(options.path)):
         status = 1 if finding.level == "problem" else status
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         _terminal.verdict(finding.level, f"{finding.text}{remedy}")
@@ -34,6 +35,8 @@ def _opening(path: str) -> Iterator[Finding]:
             yield _checkup.Finding(
                 "ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}"
             )
+    except OSError as error:
+        yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", "change its owner or mode")
     except EngineError as error:
         text = printable(str(error).splitlines()[0])
         yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")

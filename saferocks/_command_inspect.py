@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from saferocks import _terminal
@@ -54,12 +55,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _summary(path: str, families: Mapping[str, Rdict]) -> None:
     db = families["default"]
-    names = [entry for entry in os.scandir(path) if entry.is_file(follow_symlinks=False)]
-    total = sum(entry.stat(follow_symlinks=False).st_size for entry in names)
+    sizes = []
+    for entry in os.scandir(path):
+        with suppress(FileNotFoundError):  # a writer may just have removed it
+            if entry.is_file(follow_symlinks=False):
+                sizes.append(entry.stat(follow_symlinks=False).st_size)
     _terminal.heading(printable(path))
     _terminal.say(f"  keys and values  {'raw bytes' if db._raw else 'typed (raw_mode=False)'}")
     _terminal.say(f"  sequence number  {db.latest_sequence_number()}")
-    _terminal.say(f"  on disk          {size(total)} in {len(names)} files")
+    _terminal.say(f"  on disk          {size(sum(sizes))} in {len(sizes)} files")
     _terminal.say(f"  free there       {size(shutil.disk_usage(path).free)}")
     _terminal.say(f"  open for writing {open_in(path)}")
 

@@ -24,10 +24,15 @@ def read_options_file(directory: str) -> Sections:
         OSError: If it cannot be read.
     """
     name = latest_name(os.listdir(directory))
-    if name is None:
-        return {}
-    with open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
-        return _parsed(file.read())
+    while name is not None:
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
+                return _parsed(file.read())
+        except FileNotFoundError:  # unless a writer has put a newer one in its place
+            gone, name = name, latest_name(os.listdir(directory))
+            if name == gone:
+                raise
+    return {}
 
 
 def _parsed(text: str) -> Sections:

@@ -8,7 +8,7 @@ there, the database's own directory stays as it is. This also works where that m
 A writer may delete files at any moment. So the state is fixed first: the logs are opened, then the
 MANIFEST is copied, then the files that it names are opened, and the links lead to these descriptors,
 through which a file can be read that is deleted meanwhile. Only if files came or went in those few
-milliseconds, or a log was recycled before RocksDB had read it, is that begun anew.
+milliseconds is that begun anew.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from saferocks import _directory, _engine, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
 from saferocks._options_file import read_options_file
-from saferocks.errors import BusyError, EngineError, IOFailedError
+from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,56 +133,41 @@ def _open_now(path: str, shadow: str, pinned: ExitStack, manner: Manner) -> Rdic
     Raises:
         _MovedError: If it changed meanwhile.
     """
-    settings = _settings_of(path)
+    settings = read_options_file(path).get(("DBOptions", ""), {})
     logs = _Logs(settings.get("wal_dir") or path, recycled=settings.get("recycle_log_file_num", "0") != "0")
     _fix(path, shadow, logs, pinned)
-    try:
-        db = pinned.enter_context(_open(shadow, manner))
-    except EngineError:
-        logs.check()
-        raise
-    logs.check()  # RocksDB has read them by now
-    return db
-
-
-def _settings_of(path: str) -> dict[str, str]:
-    try:
-        return read_options_file(path).get(("DBOptions", ""), {})
-    except FileNotFoundError:
-        raise _MovedError from None  # a newer one has replaced it
+    return pinned.enter_context(_open(shadow, manner))
 
 
 class _Logs:
-    """The write-ahead logs of a database, held open.
+    """The write-ahead logs of a database.
 
     What is deleted stays as it was for whoever has it open. But a writer that recycles its logs gives an old
-    one a new name and writes over it; so those must still have their names when they have been read.
+    one a new name and writes over it: so those are copied, and must still have their names afterwards.
     """
 
     def __init__(self, folder: str, *, recycled: bool) -> None:
-        self.folder = folder
+        self._folder = folder
         self._recycled = recycled
-        self._opened: dict[str, int] = {}
+        self._taken: list[str] = []
 
-    def names(self) -> list[str]:
-        """Return the names of those that are there now."""
-        found = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+    def _names(self) -> list[str]:
+        found = os.listdir(self._folder) if os.path.isdir(self._folder) else []
         return sorted(name for name in found if name.endswith(".log") and name[:-4].isdigit())
 
-    def link(self, shadow: str, pinned: ExitStack) -> None:
-        """Link all of them, and note which files they are."""
-        for name in self.names():
-            if _link(self.folder, shadow, name, pinned):
-                self._opened[name] = os.stat(os.path.join(shadow, name)).st_ino
+    def take(self, shadow: str, pinned: ExitStack) -> None:
+        """Link or copy all of them."""
+        self._taken = self._names()
+        for name in self._taken:
+            if not self._recycled:
+                _link(self._folder, shadow, name, pinned)
+                continue
+            with suppress(FileNotFoundError):
+                shutil.copyfile(os.path.join(self._folder, name), os.path.join(shadow, name))
 
-    def check(self) -> None:
-        """Raise _MovedError if one may have been written over."""
-        if self._recycled and any(_inode(self.folder, name) != inode for name, inode in self._opened.items()):
-            raise _MovedError
-
-    def is_as_linked(self) -> bool:
-        """Tell whether the same ones are there."""
-        return self.names() == list(self._opened)
+    def are_as_taken(self) -> bool:
+        """Tell whether the same ones are there: none came, none went, none was given another name."""
+        return self._names() == self._taken
 
 
 def _fix(path: str, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
@@ -191,22 +176,18 @@ def _fix(path: str, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
     Raises:
         _MovedError: If the state changed meanwhile.
     """
-    logs.link(shadow, pinned)
-    manifest = _copy_manifest(path, shadow)
+    logs.take(shadow, pinned)
+    _copy_manifest(path, shadow)
+    if not logs.are_as_taken():  # what is written from here on, into other logs too, is of a later state
+        raise _MovedError
+    manifest = _manifest.read_manifest(shadow)
     for name in filter(_COPIED.match, os.listdir(path)):
         with suppress(FileNotFoundError):  # an older OPTIONS file
             shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
     missing = [name for name in _names_of(manifest, path) if not _link(path, shadow, name, pinned)]
     copied = os.path.getsize(os.path.join(shadow, manifest.name))
-    if not logs.is_as_linked() or (missing and _size(path, manifest.name) != copied):
+    if missing and _size(path, manifest.name) != copied:
         raise _MovedError  # if the MANIFEST is still the same, they are missing for good, as RocksDB will say
-
-
-def _inode(folder: str, name: str) -> int:
-    try:
-        return os.stat(os.path.join(folder, name)).st_ino
-    except FileNotFoundError:
-        return -1
 
 
 def _size(path: str, name: str) -> int:
@@ -216,7 +197,7 @@ def _size(path: str, name: str) -> int:
         return -1
 
 
-def _copy_manifest(path: str, shadow: str) -> _manifest.Manifest:
+def _copy_manifest(path: str, shadow: str) -> None:
     """Copy CURRENT, and the MANIFEST that it names."""
     shutil.copyfile(os.path.join(path, "CURRENT"), os.path.join(shadow, "CURRENT"))
     name = _manifest.current_name(shadow)
@@ -226,7 +207,6 @@ def _copy_manifest(path: str, shadow: str) -> _manifest.Manifest:
         if _manifest.current_name(path) == name:
             raise
         raise _MovedError from None
-    return _manifest.read_manifest(shadow)
 
 
 def _names_of(manifest: _manifest.Manifest, path: str) -> list[str]:
@@ -282,6 +262,14 @@ def check_database(path: str) -> str:
     where = os.path.abspath(_directory.text_path(path))
     if not os.path.lexists(where):
         raise IOFailedError(f"there is no {where!r}", code=5)
+    if os.path.isfile(os.path.join(where, "CURRENT")):
+        _check_readable(where)
     if not _directory.look(where).is_database:
         raise IOFailedError(f"there is no database in {where!r}: it has no CURRENT", code=5)
     return where
+
+
+def _check_readable(where: str) -> None:
+    """Raise PermissionError if CURRENT or the MANIFEST may not be read: that is no damage."""
+    with suppress(FileNotFoundError, IsADirectoryError, CorruptionError):
+        os.close(os.open(os.path.join(where, _manifest.current_name(where)), os.O_RDONLY | os.O_CLOEXEC))

@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _log_files, _shadow
+from saferocks import _checkup, _log_files, _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,35 +227,61 @@ def test_a_database_that_is_written_meanwhile(command, path: str, db: saferocks.
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch, elsewhere: bool) -> None:
-    """A log that its writer writes over before RocksDB has read it costs the reading no row: it is begun anew."""
+@pytest.mark.parametrize("step", ["_open", "_copy_manifest"])
+def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch, elsewhere: bool, step: str) -> None:
+    """A log that its writer writes over at any step of the opening costs the reading no row of a moment."""
     options = saferocks.Options(raw_mode=True)
     options.set_recycle_log_file_num(2)
     if elsewhere:
         options.set_wal_dir(str(tmp_path / "wal"))
     logs = tmp_path / "wal" if elsewhere else Path(path)
-    open_it, opened = _shadow._open, []
+    go_on, calls = getattr(_shadow, step), []
     with saferocks.open(path, options=options) as db:
         for _ in range(5):
             db[b"flushed"] = b"1"
             db.flush()
         db[b"logged"] = b"1"
-        before = {file.name: file.stat().st_ino for file in logs.glob("*.log")}
+        before = {file.stat().st_ino: file.name for file in logs.glob("*.log")}
 
-        def open_late(*arguments: Any) -> Any:
-            if not opened:
+        def go_on_late(*arguments: Any) -> Any:
+            if not calls:
                 for _ in range(3):
                     db[b"later"] = b"1"
                     db.flush()
                 after = {file.stat().st_ino: file.name for file in logs.glob("*.log")}
-                assert [after.get(inode, name) != name for name, inode in before.items()].count(True) > 0
-            opened.append(arguments)
-            return open_it(*arguments)
+                assert all(after[inode] != name for inode, name in before.items())  # written over
+            calls.append(arguments)
+            return go_on(*arguments)
 
-        monkeypatch.setattr(_shadow, "_open", open_late)
+        monkeypatch.setattr(_shadow, step, go_on_late)
         with _shadow.open_unchanged(path) as reading, reading.families["default"].keys() as keys:
-            assert list(keys) == [b"flushed", b"later", b"logged"]
-        assert len(opened) == 2
+            found = list(keys)
+    # Either the state before, as it had been copied by then, or begun anew.
+    assert (found, len(calls)) == (
+        ([b"flushed", b"logged"], 1) if step == "_open" else ([b"flushed", b"later", b"logged"], 2)
+    )
+
+
+def test_doctor_misses_no_file_that_a_writer_deletes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a compaction takes away after the MANIFEST was read is not missing; one that is needed is."""
+    look = _checkup._wrong
+    with saferocks.open(path) as db:
+        for _ in range(3):
+            db[b"k"] = b"v"
+            db.flush()
+
+        def compact_and_look(*arguments: Any) -> str | None:
+            db.compact_range(None, None)
+            return look(*arguments)
+
+        monkeypatch.setattr(_checkup, "_wrong", compact_and_look)
+        assert [finding.text for finding in _checkup.findings(path) if finding.level == "problem"] == []
+        table = max(Path(path).glob("*.sst"))  # what the last compaction made
+        table.rename(f"{path}/aside")
+        monkeypatch.setattr(_checkup, "_wrong", look)
+        problems = [finding.text for finding in _checkup.findings(path) if finding.level == "problem"]
+        assert problems == [f"{table.name} of column family default is missing"]
+        Path(f"{path}/aside").rename(table)
 
 
 def test_a_log_that_goes_while_it_is_looked_through(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
