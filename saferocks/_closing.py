@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry
 from saferocks._cursor import PinnedCursor
-from saferocks._handle import release, wait_until_unused
+from saferocks._handle import release, take_over, wait_until_unused
 from saferocks._registry import Reason
 from saferocks.errors import BusyError
 
@@ -154,6 +154,9 @@ def _wait_until_gone(record: HandleRecord, deadline: float) -> None:
     """
     while record.id in record.owner.children:
         if time.monotonic() >= deadline:
+            if record.reason is None:  # they have not even said why, which is the first that they do
+                take_over(record, Reason.DATABASE_CLOSED)
+                return
             raise BusyError(f"Resource busy: the release of a {record.kind} does not end", code=11)
         time.sleep(0)
 

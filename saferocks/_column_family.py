@@ -16,7 +16,7 @@ from saferocks._owner import FamilyRecord
 from saferocks._scan import NATIVE_SCANS, SCANS, ScanRecord
 from saferocks._scan_methods import ScanMethods
 from saferocks._settings import INHERITED
-from saferocks.errors import NotSupportedError
+from saferocks.errors import EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -299,7 +299,9 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
-        _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
+        native = self._record.live
+        self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_engine.is_busy`
+        _engine.call(native.set_dumps, dumps)
         if self._record.kind == "database":
             self._record.owner.dumps = dumps
 
@@ -347,9 +349,16 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         _engine.call(self._record.live.compact_range, begin, end, *options)
         failed = (self.property_int_value("rocksdb.background-errors") or 0) - before
         if failed > 0:  # D13: errors of a compaction are swallowed
-            raise _status.from_text(
-                f"Corruption: RocksDB counted {failed} background errors during compact_range; its LOG says which"
-            )
+            counted = f"RocksDB counted {failed} background error{'' if failed == 1 else 's'} during compact_range"
+            raise _status.from_text(f"{self._background_error()}; {counted}; its LOG says more")
+
+    def _background_error(self) -> str:
+        """Return the error that has stopped all writes: a write of nothing meets it."""
+        try:
+            _engine.call(self._record.live.write, _engine.new_batch(self._raw))
+        except EngineError as error:
+            return str(error)
+        return "Corruption: writes go on"  # and what it was nobody knows
 
     def property_value(self, name: str) -> str | None:
         """Return a property of RocksDB as text, or None if there is none of that name (`GetProperty`)."""

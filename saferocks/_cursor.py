@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from saferocks._ordering import check_key
-from saferocks.errors import ConcurrentUseError, HandleClosedError
+from saferocks.errors import ConcurrentUseError, HandleClosedError, HandleExpiredError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +135,8 @@ class PinnedCursor:
         self._owner = me
         if self.native is None:  # the snapshot was released while we waited
             self.__exit__()
+            if self.expired:
+                raise HandleExpiredError("the lease of the snapshot ran out; give it a longer expire_after")
             raise HandleClosedError("the snapshot was released; use its scans inside its 'with'")
         return self.native
 

@@ -163,7 +163,7 @@ class Rdict(BatchMethods):
         owner.families = set(opened.families)
         owner.plain_tables = _directory.plain_tables(owner.directory)
         if not (opened.raw or request.allow_pickle):
-            owner.dumps = _engine.refuse_pickle_dumps
+            owner.dumps = self._record.dumps = _engine.refuse_pickle_dumps
         return opened.native
 
     @property
@@ -379,18 +379,20 @@ class Rdict(BatchMethods):
     def repair(path: StrPath, options: Options | None = None) -> None:
         """Rebuild what can be rebuilt of a damaged database (`RepairDB`); try it on a copy.
 
+        It puts the MANIFEST aside unread, and of a write-ahead log with a hole it keeps what can be read.
+
         Args:
             path: The database.
             options: Its options; rocksdict's defaults in its mode if left out.
 
         Raises:
             IOFailedError: If there is no database at the path.
-            CorruptionError: If RocksDB would read one of its log files for ever.
+            CorruptionError: If RocksDB would read one of its write-ahead logs for ever.
         """
         _engine.check_process()
         target = text_path(path)
         raw_mode = _directory.mode_for_repair(target)
-        _log_files.check(target)
+        _log_files.check_for_repair(target)
         _engine.repair(target, options or _engine.new_options(raw_mode))
 
     @staticmethod

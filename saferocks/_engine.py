@@ -355,20 +355,23 @@ def new_sst_writer(options: Options | None) -> Any:
 # --------------------------------------------------------------------------- release (D5, D6)
 
 
-def is_busy(rdict: Any) -> bool:
+def is_busy(rdict: Any, dumps: Any) -> bool:
     """Tell whether a call is inside a native database or column family (D6).
 
-    Setting options needs it to itself, and so fails while a call that let go of the interpreter
-    lock is under way; otherwise it refuses None, and nothing has changed.
+    A setter needs it to itself, and so fails while a call that let go of the interpreter lock is under way.
+    What is set is what it has. (To give it what it refuses would do, too, but for Ctrl-C: while rocksdict words
+    the refusal, Python's signal handlers run, and what they raise is lost.)
+
+    Args:
+        rdict: The native database or column family.
+        dumps: What it encodes with.
     """
     if sys.is_finalizing():  # no other thread runs any more, and rocksdict panics instead of raising
         return False
     try:
-        rdict.set_write_options(None)
+        rdict.set_dumps(dumps)
     except RuntimeError:
         return True
-    except TypeError:
-        return False
     return False
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from saferocks import _engine, _guard, _leases, _process, _registry, _watch, events
@@ -264,7 +265,7 @@ class HandleRecord(Record):
         )
 
     def dispose(self, native: Any) -> None:
-        """Let go of what belongs to the native object beyond the reference to it."""
+        """Let go of what belongs to the native object beyond the reference to it; done again if it was interrupted."""
 
     def abandon(self) -> None:
         """Leave the handle to the parent, in a forked child: no use is allowed, nothing native called or dropped."""
@@ -314,13 +315,17 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     """
     if forking:
         see()
-    if records.pop(record.id, None) is None:  # atomic: one of all racing callers goes on
-        return False
-    record.reason = reason
-    record.state = RELEASED
-    if leases:
-        _leases.ended(record)
     try:
+        del records[record.id]  # atomic: one of all racing callers goes on
+    except KeyError:
+        return False
+    # A Ctrl-C here would leave what nobody else may release; but signal handlers run at calls and in loops alone
+    # (from Python 3.11 on; see also `take_over`).
+    try:
+        record.reason = reason
+        record.state = RELEASED
+        if leases:
+            _leases.ended(record)
         if record.disposes:
             record.disable()
             record.dispose(record.native)
@@ -329,11 +334,28 @@ def release(record: HandleRecord, reason: Reason) -> bool:
                 del record.live
             except AttributeError:  # never used
                 pass
+    except Exception:
+        raise
+    except BaseException as interrupt:  # Ctrl-C in the midst of it
+        if interrupt.__traceback__ is not None:
+            clear_frames(interrupt.__traceback__.tb_next)  # whose variables refer to what is native
+        record.reason = reason
+        record.state = RELEASED
+        _leases.ended(record)
+        record.disable()
+        record.dispose(record.native)
+        raise
     finally:
         record.native = None
         record.keeper = None
         record.owner.children.pop(record.id, None)
     return True
+
+
+def take_over(record: HandleRecord, reason: Reason) -> None:
+    """Do a release that somebody has claimed and does not do, because an exception from a signal handler ended them."""
+    records[record.id] = record
+    release(record, reason)
 
 
 def wait_until_unused(natives: list[Any], deadline: float) -> None:

@@ -27,7 +27,7 @@ def join_snapshot(record: HandleRecord) -> None:
     if pinned is not None:
         pinned.users[record.id] = record
         if pinned.native is None:  # the snapshot was released since
-            release(record, Reason.SNAPSHOT_RELEASED)
+            release(record, Reason.SNAPSHOT_EXPIRED if pinned.expired else Reason.SNAPSHOT_RELEASED)
         if record.reason is None:
             return
         pinned.users.pop(record.id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -85,10 +86,11 @@ class FamilyRecord(HandleRecord):
     Attributes:
         family: The name of the column family.
         is_table: Whether it is read and written through; a handle for write batches is not.
+        dumps: What it encodes with what rocksdict does not store by itself.
         sink: What writes go through; unset, like `live`, while the handle may not be used.
     """
 
-    __slots__ = ("family", "is_table", "sink")
+    __slots__ = ("dumps", "family", "is_table", "sink")
 
     kind = "column_family"
     guarded = False
@@ -98,6 +100,7 @@ class FamilyRecord(HandleRecord):
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
         self.is_table = is_table
+        self.dumps: Callable[[Any], bytes] = pickle.dumps
         super().__init__(owner)
 
     def __getattr__(self, name: str) -> Any:
@@ -127,7 +130,7 @@ class FamilyRecord(HandleRecord):
 
     def is_busy(self) -> bool:
         """Tell whether a call that let go of the interpreter lock is under way."""
-        return self.is_table and self.native is not None and _engine.is_busy(self.native)
+        return self.is_table and self.native is not None and _engine.is_busy(self.native, self.dumps)
 
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""

@@ -145,21 +145,10 @@ class ScanRecord(HandleRecord):
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
-        rows, self.rows = self.rows, None
-        if rows is None or self.reason is EXHAUSTED:  # then it is the generator itself that releases
-            return
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        while True:
-            try:
-                rows.close()
-            except ValueError:  # "generator already executing"
-                if _is_on_this_stack(rows) or time.monotonic() >= deadline:
-                    raise BusyError(
-                        "Resource busy: the iterator is taking a row further up this stack", code=11
-                    ) from None
-                time.sleep(0)  # another thread is taking a row
-            else:
-                return
+        rows = self.rows
+        if rows is not None and self.reason is not EXHAUSTED:  # then it is the generator itself that releases
+            _close(rows)
+        self.rows = None  # last: whoever interrupts this finds it, and does it again
 
     def abandon(self) -> None:
         """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
@@ -174,6 +163,24 @@ class ScanRecord(HandleRecord):
         if self.failure is not None:
             return self.failure.with_traceback(None)
         return StopIteration() if self.reason is EXHAUSTED else self.closed_error()
+
+
+def _close(rows: Any) -> None:
+    """Close a generator, once no other thread is taking a row from it.
+
+    Raises:
+        BusyError: If it is running further up this stack, or for too long elsewhere.
+    """
+    deadline = time.monotonic() + _CLOSE_SECONDS
+    while True:
+        try:
+            rows.close()
+        except ValueError:  # "generator already executing"
+            if _is_on_this_stack(rows) or time.monotonic() >= deadline:
+                raise BusyError("Resource busy: the iterator is taking a row further up this stack", code=11) from None
+            time.sleep(0)
+        else:
+            return
 
 
 def _is_on_this_stack(rows: Any) -> bool:

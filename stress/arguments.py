@@ -9,6 +9,7 @@ import re
 from stress.scenario import all_legs, all_scenarios
 
 _PORTS = 1 << 16
+_MOST_DIGITS = 18
 #: Longer ones are no lengths of time: they become infinite when they are reckoned with.
 _LONGEST = 1e15
 
@@ -35,8 +36,8 @@ def hours(text: str) -> float:
 
 def seed(text: str) -> int:
     """Return a whole number, 0 or more."""
-    if not text.isdecimal() or not text.isascii():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number, 0 or more")
+    if not _is_whole(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number, 0 or more, of 18 digits at most")
     return int(text)
 
 
@@ -56,9 +57,14 @@ def rounds_at_once(text: str) -> int:
 
 
 def _count(text: str, what: str) -> int:
-    if not text.isdecimal() or not text.isascii() or not int(text):
+    if not _is_whole(text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}; give a whole number, 1 or more")
     return int(text)
+
+
+def _is_whole(text: str) -> bool:
+    """Tell whether it is a whole number, and not one that nobody can count to."""
+    return text.isdecimal() and text.isascii() and len(text) <= _MOST_DIGITS
 
 
 def scheduler(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from saferocks._batch import BatchRecord
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
     Start = Callable[..., Future[Any]]
@@ -877,7 +879,7 @@ INTERRUPTED_LEAVING = """
 
 
 def test_an_interrupt_while_the_with_of_a_database_is_left_still_closes_it(run_python: Run) -> None:
-    """Ctrl-C in the close at the end of a `with` arrives after the close, and the path reopens in the handler."""
+    """Ctrl-C in the close at the end of a `with` arrives once that is done, and the path reopens in the handler."""
     run = run_python(INTERRUPTED_LEAVING)
     assert run.stderr == ""
     assert run.stdout.splitlines() == ["interrupted [] ()", "['pickled']", "['right']"]
@@ -989,3 +991,90 @@ def test_a_handle_that_is_kept_keeps_nothing_native_of_its_closed_database(path:
             with db.iter() as cursor:
                 kept.append(cursor)
     assert [cursor._record.owner.options for cursor in kept] == [None] * 20
+
+
+INTERRUPTED_RELEASE = """
+    import inspect, logging, sys, warnings
+    import saferocks
+    from saferocks import _handle, _scan, _snapshot
+
+    logging.disable()
+    warnings.simplefilter("ignore")
+    # From which line on, for each of them. A `try:`, and what a `finally` sets, cannot be interrupted: signal handlers
+    # run at calls and in loops.
+    BODIES = {
+        _handle.release: "record.reason = reason",
+        _scan.ScanRecord.dispose: "rows = ",
+        _scan._close: "deadline = ",
+        _snapshot.SnapshotRecord.dispose: "reason = ",
+    }
+    OPENERS = (
+        lambda db: db.snapshot(), lambda db: db.items(), lambda db: db.iter(), lambda db: db.keys(expire_after=9),
+    )
+
+    def lines(function, first):
+        source, start = inspect.getsourcelines(function)
+        begin = next(index for index, line in enumerate(source) if first in line)
+        end = next((index for index, line in enumerate(source) if "finally:" in line), len(source))
+        return [start + index for index in range(begin, end) if "try:" not in source[index]]
+
+    def interrupting(code, number):
+        def local(frame, event, argument):
+            if event == "line" and frame.f_lineno == number:
+                sys.settrace(None)
+                struck.add((code, number))
+                raise KeyboardInterrupt
+            return local
+        return lambda frame, event, argument: local if frame.f_code is code else None
+
+    def work(opener, code, number):
+        with saferocks.open("db") as db:
+            db[b"k"] = b"v"
+            with opener(db) as handle:
+                if isinstance(handle, saferocks.Snapshot):
+                    next(handle.keys().__enter__())
+                elif not isinstance(handle, saferocks.RdictIter):
+                    next(handle)
+                sys.settrace(interrupting(code, number))
+
+    struck = set()
+    for function, first in BODIES.items():
+        for number in lines(function, first):
+            for opener in OPENERS:
+                try:
+                    work(opener, function.__code__, number)
+                except KeyboardInterrupt as interrupt:
+                    with saferocks.open("db") as db:  # while the traceback refers to all of it
+                        assert db[b"k"] == b"v", (number, function)
+                    assert not saferocks.open_handles(), (number, saferocks.open_handles())
+                finally:
+                    sys.settrace(None)
+    print(len(struck))
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there signal handlers run between any two instructions")
+def test_an_interrupt_in_the_midst_of_a_release_leaves_nothing_open(run_python: Run) -> None:
+    """Ctrl-C at whatever line of the release of a handle: the path reopens in the handler of the interrupt."""
+    run = run_python(INTERRUPTED_RELEASE, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert int(run.stdout) > 15
+
+
+def test_a_close_asks_whether_calls_are_under_way_without_an_error_in_rocksdict(path: str) -> None:
+    """While rocksdict words an error it runs signal handlers, and loses what they raise: Ctrl-C for one."""
+    errors = []
+
+    def note(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_exception":
+            errors.append(function.__name__)
+
+    with saferocks.open(path) as db:
+        db[b"a"] = b"1"
+        db.create_column_family("users")[b"a"] = b"1"
+        sys.setprofile(note)
+        try:
+            db.close()
+        finally:
+            sys.setprofile(None)
+    assert errors == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ import saferocks
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
 
 RAW = rocksdict.Options(raw_mode=True)
 KEYS = [b"k%04d" % number for number in range(2000)]
@@ -200,11 +203,39 @@ def test_d11_canary_errors_are_plain_exceptions(bare: rocksdict.Rdict, path: str
 def test_d13_a_failed_compaction_raises(damaged: str) -> None:
     """A compaction that meets damaged blocks raises an error, and the rows stay readable where they are whole."""
     db = saferocks.Rdict(damaged)
-    with pytest.raises(saferocks.CorruptionError, match="background errors during compact_range"):
+    with pytest.raises(saferocks.CorruptionError, match=r"block checksum.*background error during compact_range"):
         db.compact_range(None, None)
     assert db[b"k0000"] == b"vk0000"
     with suppress(saferocks.CorruptionError):  # RocksDB tells the background error once more
         db.close()
+
+
+def test_d13_a_compaction_that_cannot_write_says_so(run_python: Run) -> None:
+    """It raises what has stopped it, which is no damage."""
+    run = run_python("""
+        import os, resource, signal
+        import saferocks
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with saferocks.open("db") as db:
+            for file in range(3):
+                for number in range(1000):
+                    db[b"%06d" % (number * 7 % 1000)] = os.urandom(300)
+                db.flush()
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200 << 10, limits[1]))
+            try:
+                db.compact_range(None, None)
+            except saferocks.IOFailedError as error:
+                print(error)
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            try:
+                db.close()
+            except saferocks.IOFailedError:  # RocksDB tells the background error once more
+                print("told again")
+    """)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.match(r"IO error: .*File too large.*1 background error during compact_range", run.stdout)
 
 
 def test_d13_a_compaction_that_succeeds_raises_nothing(db: saferocks.Rdict) -> None:

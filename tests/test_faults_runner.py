@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ LIMIT = 60.0
 
 #: Faults that go wrong in every way, and the command with these instead of the real ones.
 PLANTED = """
-import ctypes, faulthandler, os, signal, subprocess, sys, time
+import ctypes, faulthandler, multiprocessing, os, signal, subprocess, sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def right(r):
 def alone(r):
     status = Path(f"/proc/{os.getppid()}/status").read_text()
     return Outcome({"threads": int(status.split("Threads:")[1].split()[0])})
+
+def temporary(r):
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1) as pool:
+        pool.apply(os.getpid)
+    return Outcome({"made": len(os.listdir(tempfile.gettempdir()))})
 
 def noisy(r):
     print("this is no part of the table", flush=True)
@@ -119,8 +126,8 @@ def no_mounts():
     raise NotStagedError("no mount is allowed here")
 
 STAGES = (
-    right, alone, noisy, hang, stubborn, segfault, killed, silent, raises, leaves_by_exit, wrong, partly, leaves,
-    child_raises, slow, slow_and_wrong, endless,
+    right, alone, temporary, noisy, hang, stubborn, segfault, killed, silent, raises, leaves_by_exit, wrong, partly,
+    leaves, child_raises, slow, slow_and_wrong, endless,
 )
 FAULTS = {each.__name__: Fault(each.__name__, each.__name__, 2, each) for each in STAGES}
 for name in ("hang", "stubborn"):
@@ -158,7 +165,7 @@ class Staged:
         self.summary = json.loads((found.parent / "faults.json").read_text())
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def started(folder: Path, *arguments: str, temporary: str | None = None) -> subprocess.Popen[str]:
     """Start the command with the planted faults; warnings are errors in it."""
     (folder / "planted.py").write_text(PLANTED)
     (folder / "temporary").mkdir(exist_ok=True)
@@ -166,7 +173,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-W", "error", "planted.py", "faults", "--output", "results", *arguments],
         cwd=folder,
-        env={**kept, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "temporary"), "COLUMNS": "80"},
+        env={**kept, "PYTHONPATH": str(ROOT), "TMPDIR": temporary or str(folder / "temporary"), "COLUMNS": "80"},
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -210,6 +217,17 @@ def test_a_round_is_told_as_what_it_is(staged: Staged, fault: str, outcome: str,
     assert all(bool(each["wrong"]) == bool(said) for each in rounds)
     (found,) = (each for each in staged.summary["faults"] if each["fault"] == fault)
     assert (found["rounds"], found[outcome]) == (2, 2)
+
+
+def test_what_multiprocessing_leaves_is_removed_with_the_round(tmp_path: Path) -> None:
+    """The directory of its sockets, which it would remove at an exit that a round does not have."""
+    with tempfile.TemporaryDirectory() as short:  # than which pytest's are longer, and the name of a socket may be
+        running = started(tmp_path, "--only", "temporary", "--rounds", "2", temporary=short)
+        out, err = running.communicate(timeout=LIMIT)
+        assert (running.returncode, err) == (0, ""), out
+        assert os.listdir(short) == []
+    (record,) = tmp_path.glob("results/*/rounds.jsonl")
+    assert all(json.loads(line)["counts"]["made"] for line in record.read_text().splitlines())
 
 
 def test_any_wrong_round_makes_the_run_red(staged: Staged) -> None:

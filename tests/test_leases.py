@@ -14,11 +14,13 @@ import pytest
 
 import saferocks
 from saferocks import _batch, _deadlines, _files, _guard, _handle, _leases, _registry, _settings, _watch
+from saferocks._iterator import join_snapshot
 from saferocks.inspection import pending_deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     from tests.conftest import MovedClock
 
@@ -1166,3 +1168,22 @@ def test_nothing_is_told_once_the_exit_has_been_summed_up(
         patched.setattr(_guard, "exited", True)
         clock.advance(5)
         assert (told(), clock.running) == ([], 0)
+
+
+def test_a_scan_that_joins_its_snapshot_as_the_lease_runs_out_says_so(path: str) -> None:
+    """The expiry comes between the look at the snapshot and the scan's place among its users."""
+    with saferocks.open(path) as db, db.snapshot(expire_after=60) as snap:
+
+        def expire(frame: FrameType, event: str, function: object) -> None:
+            if event == "call" and frame.f_code is join_snapshot.__code__:
+                sys.setprofile(None)
+                snap._record.lease.expired = True
+                snap._record.begin_expiry()
+                assert snap._record.expire()
+
+        sys.setprofile(expire)
+        try:
+            with pytest.raises(saferocks.HandleExpiredError, match="when the lease of its snapshot expired"):
+                snap.keys()
+        finally:
+            sys.setprofile(None)

@@ -29,6 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "errors",
         "events",
         "_settings",
+        "_log_reader",
         "_log_files",
         "_directory",
         "_ordering",

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import signal
+import tempfile
 import time
 import traceback
 from contextlib import suppress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 #: How long the processes of a round that hangs may take to write their stacks.
 _ABORT_SECONDS = 2.0
 _READ_BYTES = 1 << 16
+#: The name of a socket has 107 bytes at most; multiprocessing's go into `pymp-` directories, as `listener-`.
+_LONGEST_TEMPORARY = 107 - len("/pymp-12345678/listener-12345678")
 #: What the process that forks handles by itself, and a round does not.
 _HANDLED = (signal.SIGTERM, signal.SIGHUP)
 
@@ -224,6 +227,7 @@ def _in_child(fault: Fault, seed: int, directory: Path, output: Path, channel: i
         _prepare(output, mask)
         files = directory / "files"
         files.mkdir()
+        _keep_temporary_files_in(directory)
         own = os.getpid()
         said = json.dumps(_carry_out(fault, Round(seed, files))).encode()
         while said and os.getpid() == own:  # not where a child of the round let an exception go, which is written
@@ -249,6 +253,15 @@ def _prepare(output: Path, mask: Any) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable(file=2, all_threads=True)  # on SIGABRT, too; a thread that waits would be one at a fork
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _keep_temporary_files_in(directory: Path) -> None:
+    """Have what modules put into the directory for temporary files removed with the round, whose `atexit` never comes.
+
+    Sockets have short names only: where that would be too long for multiprocessing's, things stay where they are.
+    """
+    if len(os.fsencode(directory)) <= _LONGEST_TEMPORARY:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
 
 
 def _carry_out(fault: Fault, staged: Round) -> dict[str, Any]:
