@@ -249,17 +249,18 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
                     db[b"later"] = b"1"
                     db.flush()
                 after = {file.stat().st_ino: file.name for file in logs.glob("*.log")}
-                assert all(after[inode] != name for inode, name in before.items())  # written over
+                assert all(after.get(inode) != name for inode, name in before.items())  # written over, or deleted
             calls.append(arguments)
             return go_on(*arguments)
 
         monkeypatch.setattr(_shadow, step, go_on_late)
         with _shadow.open_unchanged(path) as reading, reading.families["default"].keys() as keys:
             found = list(keys)
-    # Either the state before, as it had been copied by then, or begun anew.
-    assert (found, len(calls)) == (
-        ([b"flushed", b"logged"], 1) if step == "_open" else ([b"flushed", b"later", b"logged"], 2)
-    )
+    if step == "_open":
+        assert (found, len(calls)) == ([b"flushed", b"logged"], 1)  # the state before, which had been copied
+    else:
+        assert found == [b"flushed", b"later", b"logged"]
+        assert len(calls) >= 2  # begun anew; and again if RocksDB deletes an old log meanwhile
 
 
 def test_doctor_misses_no_file_that_a_writer_deletes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
