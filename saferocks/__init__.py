@@ -10,12 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saferocks import errors as errors, events as events, inspection as inspection, testing as testing
+    from saferocks import (
+        debug as debug,
+        errors as errors,
+        events as events,
+        inspection as inspection,
+        testing as testing,
+    )
     from saferocks._api import *
 
 __version__ = "0.1.0"
 
-_MODULES = ("errors", "events", "inspection", "testing")
+_MODULES = ("debug", "errors", "events", "inspection", "testing")
 
 __all__ = [
     "AbortedError",
@@ -71,6 +77,7 @@ __all__ = [
     "Options",
     "OverdueHandleWarning",
     "PlainTableFactoryOptions",
+    "PortInUseError",
     "Rdict",
     "RdictColumns",
     "RdictEntities",
@@ -83,6 +90,7 @@ __all__ = [
     "SaferocksError",
     "Scope",
     "ShutdownError",
+    "SignalDump",
     "SliceTransform",
     "Snapshot",
     "SnapshotFamily",
@@ -98,6 +106,8 @@ __all__ = [
     "__version__",
     "check",
     "configure",
+    "dump",
+    "dump_on_signal",
     "open",
     "open_handles",
     "strict",

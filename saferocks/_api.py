@@ -3,6 +3,7 @@
 from saferocks import _fork as _fork, _startup
 from saferocks._batch import BulkWriter as BulkWriter, WriteBatch as WriteBatch
 from saferocks._database import Rdict as Rdict, open as open  # noqa: A004 - the word for it, as in `dbm.open`
+from saferocks._dump import SignalDump as SignalDump, dump as dump, dump_on_signal as dump_on_signal
 from saferocks._engine import (
     BlockBasedIndexType as BlockBasedIndexType,
     BlockBasedOptions as BlockBasedOptions,
@@ -71,6 +72,7 @@ from saferocks.errors import (
     NotEnteredError as NotEnteredError,
     NotSupportedError as NotSupportedError,
     OverdueHandleWarning as OverdueHandleWarning,
+    PortInUseError as PortInUseError,
     ReadOnlyError as ReadOnlyError,
     SaferocksError as SaferocksError,
     ShutdownError as ShutdownError,

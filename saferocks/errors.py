@@ -33,6 +33,7 @@ __all__ = [
     "NotEnteredError",
     "NotSupportedError",
     "OverdueHandleWarning",
+    "PortInUseError",
     "ReadOnlyError",
     "SaferocksError",
     "ShutdownError",
@@ -72,6 +73,10 @@ class ForkedHandleError(HandleClosedError):
 
 class ForkedProcessError(SaferocksError):
     """A database was opened in a child process whose parent had opened one before the fork."""
+
+
+class PortInUseError(SaferocksError):
+    """The debug page was to be served on a port that another server has."""
 
 
 @dataclass(frozen=True)

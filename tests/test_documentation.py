@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
 import shlex
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
+CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 TEST_LINK = re.compile(r"\[(test_d\d\d)\]\((tests/\w+\.py)\)")
 
 
@@ -117,11 +120,8 @@ def test_the_page_on_observability_has_every_event() -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        "README.md",
-        "docs/architecture.md",
-        "docs/observability.md",
-        "docs/rocksdict-defects.md",
-        "docs/stress-scenarios.md",
+        *("README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"),
+        *("docs/debugging.md", "docs/command.md", "docs/observability.md"),
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
@@ -163,3 +163,39 @@ def test_the_readme_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
     run.stdout.fnmatch_lines(expected, consecutive=False)
     run.stdout.fnmatch_lines(["  iterator opened at test_jobs.py:7 was collected while open after * ms"])
     run.stdout.fnmatch_lines(["    database: *test_worker0*jobs.db"])
+
+
+@pytest.mark.parametrize("page", ["docs/debugging.md", "docs/command.md"])
+def test_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of a page do what they show, from its top to its end, but for ages and paths."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_settings, "current", _settings.Settings())
+    failures, tried = doctest.testfile(
+        str(ROOT / page), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF
+    )
+    assert (failures, tried > 0) == (0, True)
+
+
+def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `$ saferocks ...` of the page, run on the page's own database, writes what stands below it."""
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "command.md"
+    doctest.testfile(str(page), module_relative=False)
+    shown = [
+        part
+        for block in CONSOLE.findall(page.read_text())
+        for part in re.split(r"^\$ saferocks ", block, flags=re.M)[1:]
+    ]
+    assert len(shown) == 6
+    for part in shown:
+        arguments, expected = part.split("\n", 1)
+        done = subprocess.run(
+            [sys.executable, "-m", "saferocks._command", *arguments.split()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), done.stdout

@@ -76,6 +76,21 @@ def test_what_loads(run_python: Run, name: str) -> None:
     assert found == [str(["psutil", "rocksdict", "saferocks._api", "saferocks._registry"])]
 
 
+APART = """
+import saferocks
+with saferocks.open("db") as db, db.items():
+    saferocks.dump()
+apart = ("saferocks.debug", "saferocks._debug", "saferocks._command", "saferocks._terminal", "saferocks._shadow",
+         "rich", "wsgiref", "http.server", "asyncio")
+print([name for name in sys.modules if name.startswith(apart)])
+"""
+
+
+def test_what_a_program_that_asks_for_no_page_does_not_load(run_python: Run) -> None:
+    """Not even with use does the package load the debug page, the command, or what those need."""
+    assert lines_of(run_python, APART) == ["[]"]
+
+
 STAR = """
 before = set(globals())
 from saferocks import *
@@ -109,7 +124,7 @@ def test_dir(run_python: Run) -> None:
     assert lines_of(run_python, DIR) == ["True", "[]", "[]"]
 
 
-@pytest.mark.parametrize("name", ["errors", "events", "inspection", "testing"])
+@pytest.mark.parametrize("name", ["debug", "errors", "events", "inspection", "testing"])
 def test_public_modules_are_reachable(run_python: Run, name: str) -> None:
     """Every public module is an attribute of the package, without an import of its own."""
     program = f"import saferocks\nprint(saferocks.{name}.__name__, {name!r} in dir(saferocks))"

@@ -1,0 +1,42 @@
+"""`saferocks doctor`: what is wrong with a database, who has it open, and what to do."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from saferocks import _checkup, _terminal
+from saferocks._shadow import open_unchanged
+from saferocks._text import printable
+from saferocks.errors import EngineError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from saferocks._checkup import Finding
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write all findings; 1 if one of them is a problem."""
+    status = 0
+    for finding in itertools.chain(_checkup.findings(options.path), _opening(options.path)):
+        status = 1 if finding.level == "problem" else status
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        _terminal.verdict(finding.level, f"{finding.text}{remedy}")
+    return status
+
+
+def _opening(path: str) -> Iterator[Finding]:
+    """Open the database for reading, which is the last word on whether it can be."""
+    try:
+        with open_unchanged(path) as reading:
+            count = len(reading.families)
+            yield _checkup.Finding(
+                "ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}"
+            )
+    except OSError as error:
+        yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", "change its owner or mode")
+    except EngineError as error:
+        text = printable(str(error).splitlines()[0])
+        yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")

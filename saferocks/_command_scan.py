@@ -1,0 +1,106 @@
+"""`saferocks scan`: the rows of a column family, one a line, whatever they hold."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _terminal
+from saferocks._shadow import Pickled, open_unchanged
+from saferocks._text import parse, parse_bytes, printable, printable_bytes
+from saferocks.errors import ColumnFamilyNotFoundError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+    from saferocks._database import Rdict
+
+_DEFAULT = "default"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the rows that are asked for."""
+    with open_unchanged(options.path) as reading:
+        family = _chosen(reading.families, _DEFAULT if options.column_family is None else options.column_family)
+        raw = family._raw
+        prefix = _key("--prefix", options.prefix, options.key_type, raw)
+        start = _key("--from", options.start, options.key_type, raw)
+        with family.items(options.reverse, start, prefix=prefix) as items:
+            for key, value in itertools.islice(items, options.limit):
+                _terminal.say(_as_json(key, value) if options.json else f"{_as_text(key, raw)}\t{_as_text(value, raw)}")
+    return 0
+
+
+def _chosen(families: Mapping[str, Rdict], name: str) -> Rdict:
+    if name not in families:
+        known = ", ".join(map(printable, families))
+        raise ColumnFamilyNotFoundError(f"there is no column family '{printable(name)}'; there are {known}")
+    return families[name]
+
+
+def _key(option: str, text: str | None, kind: str | None, raw: bool) -> Any:
+    """Read a key as it was written on the command line."""
+    if raw and kind not in (None, "bytes"):
+        raise ValueError(f"--key-type is {kind}, but this database holds raw bytes; leave it out")
+    if text is None:
+        return None
+    try:
+        return _KEYS["bytes" if raw else kind or "str"](text)
+    except UnicodeEncodeError:
+        raise ValueError(rf"{option} is not UTF-8; write such bytes as \xNN") from None
+    except ValueError as error:
+        if kind in (None, "bytes", "str"):
+            raise ValueError(f"{option}: {error}") from None
+        raise ValueError(f"{option} is {text!r}, which is no {kind}") from None
+
+
+def _text_key(text: str) -> str:
+    text.encode()  # no surrogates
+    return parse(text)
+
+
+def _bool_key(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _no_bool()
+
+
+def _no_bool() -> bool:
+    raise ValueError
+
+
+_KEYS: dict[str, Any] = {"bytes": parse_bytes, "str": _text_key, "int": int, "float": float, "bool": _bool_key}
+
+
+def _as_text(value: Any, raw: bool) -> str:
+    """Write a key or value for people: raw bytes as they are, typed ones so that their type shows."""
+    if isinstance(value, bytes):
+        return printable_bytes(value) if raw else f'b"{_quoted(printable_bytes(value))}"'
+    if isinstance(value, str):
+        return f'"{_quoted(printable(value))}"'
+    return f"<pickle of {value.size} bytes>" if isinstance(value, Pickled) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    return text.replace('"', '\\"')
+
+
+def _as_json(key: Any, value: Any) -> str:
+    fields = {**_fields("key", key), **_fields("value", value)}
+    return json.dumps(fields).replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is
+
+
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    """Return what is written and its type; bytes that are no text are in base64, which is their type then."""
+    if isinstance(value, bytes):
+        try:
+            return {name: value.decode(), f"{name}_type": "bytes"}
+        except UnicodeDecodeError:
+            return {name: base64.b64encode(value).decode("ascii"), f"{name}_type": "base64"}
+    if isinstance(value, Pickled):
+        return {name: None, f"{name}_type": "pickle", f"{name}_bytes": value.size}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {name: repr(value), f"{name}_type": "float"}
+    return {name: value, f"{name}_type": type(value).__name__}

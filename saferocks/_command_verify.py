@@ -1,0 +1,131 @@
+"""`saferocks verify`: reads every row of every column family, and so checks every checksum on the way."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from saferocks import _manifest, _terminal
+from saferocks._checkup import wrong_files
+from saferocks._engine import DEFAULT_FAMILY
+from saferocks._options import ReadOptions
+from saferocks._shadow import Manner, open_unchanged
+from saferocks._text import printable
+from saferocks.errors import BusyError, EngineError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from saferocks._database import Rdict
+    from saferocks._shadow import Reading
+
+_EACH = 10_000  # rows between two looks at the clock
+_FILE = re.compile(r"(\d+)\.sst")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read everything; 1 if any of it is damaged."""
+    try:
+        with open_unchanged(options.path, Manner.STRICT) as reading:
+            return _conclude(_verify(reading), reading)
+    except BusyError:
+        raise
+    except EngineError as error:
+        _terminal.verdict("problem", f"it cannot be opened{_where(options.path, error)}: {_line(error)}")
+    return _verify_what_opens(options.path)
+
+
+def _verify_what_opens(path: str) -> int:
+    """Read what can be read of a database that cannot be opened as it is, and name the files that are wrong."""
+    try:
+        with open_unchanged(path, Manner.TOLERANT) as reading:
+            for finding in wrong_files(reading.families[DEFAULT_FAMILY].path()):
+                _terminal.verdict(finding.level, finding.text)
+            return _conclude(_verify(reading), reading, is_whole=False)
+    except EngineError as error:
+        _terminal.verdict("problem", f"nothing of it can be read: {_line(error)}")
+        return _advise("nothing could be read")
+
+
+def _verify(reading: Reading) -> int:
+    """Scan each column family to its end; returns how many could not be."""
+    damaged, families = 0, reading.families
+    for number, (name, family) in enumerate(families.items(), 1):
+        try:
+            counted = _scan(f"{printable(name)} ({number} of {len(families)})", family)
+        except _DamagedError as found:
+            damaged += 1
+            after = f"after {found.rows} rows, the rest was not read"
+            where, error = _where(reading.path, found.error), reading.in_place(found.error)
+            _terminal.verdict("problem", f"{printable(name)}: damaged{where}, {after}: {_line(error)}")
+        else:
+            _terminal.verdict("ok", f"{printable(name)}: {counted} rows")
+    return damaged
+
+
+class _DamagedError(Exception):
+    """A scan ended early."""
+
+    def __init__(self, rows: int, error: EngineError) -> None:
+        super().__init__(rows, error)
+        self.rows = rows
+        self.error = error
+
+
+def _scan(title: str, family: Rdict) -> int:
+    """Read a column family, and return how many rows it has."""
+    counted = 0
+    estimate = family.property_int_value("rocksdb.estimate-num-keys") or 0
+    try:
+        with _terminal.progress(title, estimate) as show, family.keys(read_opt=_careful()) as keys:
+            for counted, _ in enumerate(keys, 1):
+                if counted % _EACH == 0:
+                    show(counted)
+    except EngineError as error:
+        raise _DamagedError(counted, error) from error
+    return counted
+
+
+def _careful() -> ReadOptions:
+    options = ReadOptions()
+    options.set_verify_checksums(True)
+    options.fill_cache(False)
+    return options
+
+
+def _line(error: EngineError) -> str:
+    return str(error).splitlines()[0].encode("unicode_escape").decode("ascii")
+
+
+def _where(path: str, error: EngineError) -> str:
+    """Say which file it is, and of which column family, if RocksDB names one."""
+    found = _FILE.search(str(error))
+    if found is None:
+        return ""
+    try:
+        files = {file.number: file for file in _manifest.read_manifest(path).files}
+    except (OSError, EngineError):
+        files = {}
+    file = files.get(int(found[1]))
+    if file is None:
+        return f" in {found[0]}"
+    return f" in {file.name} (level {file.level} of {printable(file.family)})"
+
+
+def _conclude(damaged: int, reading: Reading, *, is_whole: bool = True) -> int:
+    if is_whole and not damaged:
+        _terminal.say()
+        _terminal.say("all rows were read, and every checksum on the way was right")
+        return 0
+    if not damaged:
+        return _advise("every column family can be read to its end, but the database cannot be opened")
+    return _advise(f"{damaged} of {len(reading.families)} column families damaged")
+
+
+def _advise(found: str) -> int:
+    _terminal.say()
+    _terminal.say(
+        f"{found}: restore a backup; "
+        "or save what can be read with `saferocks scan --json`, or try saferocks.Rdict.repair on a copy"
+    )
+    return 1

@@ -1,0 +1,108 @@
+"""Who may see the debug page: clients on this machine, who say so in their requests, unless told otherwise."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+#: Headers that only a proxy sends: its client is somewhere else, whoever connects to us.
+FORWARDING = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
+#: An IPv6 address in brackets, or a name or an IPv4 address, and perhaps a port.
+_HOST = re.compile(r"(?:\[([^\[\]]*:[^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request, as ASGI and WSGI both can give it.
+
+    Attributes:
+        method: Its method.
+        query: The part of its address after the question mark.
+        client: The address of whoever connects, or None if the server does not know.
+        hosts: Its Host headers, of which there is to be one.
+        is_forwarded: Whether it came through a proxy.
+    """
+
+    method: str
+    query: str
+    client: str | None
+    hosts: tuple[str, ...]
+    is_forwarded: bool
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who is let in.
+
+    Attributes:
+        clients: The networks from which one may connect.
+        hosts: The names under which the page may be asked for, besides this machine's own.
+        behind_proxy: Whether requests through a proxy are let in; it decides then who its clients are.
+    """
+
+    clients: tuple[Network, ...]
+    hosts: frozenset[str]
+    behind_proxy: bool
+
+    def refusal(self, request: Request) -> str | None:
+        """Say why a request is refused, or return None."""
+        if not self._is_near(request.client):
+            return "the debug page is for clients on this machine; let others in with DebugApp(clients=[...])"
+        if request.is_forwarded and not self.behind_proxy:
+            return "the request came through a proxy; let such in with DebugApp(behind_proxy=True)"
+        if len(request.hosts) != 1 or not self._is_ours(request.hosts[0]):
+            # A page elsewhere can have its own name resolve to this machine; the browser then sends that name.
+            return "the Host of the request is no name of this machine; add it with DebugApp(hosts=[...])"
+        return None
+
+    def _is_near(self, client: str | None) -> bool:
+        address = _address(client or "")
+        return address is not None and any(address in network for network in self.clients)
+
+    def _is_ours(self, host: str) -> bool:
+        name = _name_in(host)
+        address = _address(name)
+        return name == "localhost" or name in self.hosts or (address is not None and address.is_loopback)
+
+
+def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool) -> Access:
+    """Check what a program says of who is let in.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If a network or a name is none.
+    """
+    for name, given in (("clients", clients), ("hosts", hosts)):
+        if isinstance(given, str):
+            raise TypeError(f"{name} is {given!r}; give a list of strings")
+    if not isinstance(behind_proxy, bool):
+        raise TypeError(f"behind_proxy is {behind_proxy!r}; give True or False")
+    networks = tuple(ipaddress.ip_network(client) for client in clients)
+    names = frozenset(map(_name_in, hosts))
+    if "" in names:
+        raise ValueError('hosts has one that is no name; give names, as "debug.example.org"')
+    return Access(networks, names, behind_proxy)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def _name_in(host: str) -> str:
+    """Return the name or address in a Host header without its port; what is written otherwise is no name."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return host.lower() if _address(host) else ""
+    return (found[1] or found[2]).lower().removesuffix(".")

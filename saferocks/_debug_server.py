@@ -1,0 +1,136 @@
+"""A server for the debug page alone: one daemon thread, loopback, and a thread for each request."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+import weakref
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from saferocks.errors import PortInUseError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+_HOST = "127.0.0.1"
+_HIGHEST_PORT = 65535
+#: Seconds that a client may take over its request.
+_PATIENCE = 10.0
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
+#: Seconds to leave the processor to a program that has used up its descriptors.
+_BREATH = 0.1
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _PATIENCE
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
+        """Write nothing on stderr, which is the program's."""
+
+    def address_string(self) -> str:
+        """Return the client's address, and ask no name server for it."""
+        return str(self.client_address[0])
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_port = False  # two servers on one port would share its requests
+    request_queue_size = 128  # socketserver's 5 has the sixth browser tab wait for a second
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection; without a descriptor for it, it stays ready, and would be tried anew at once."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                time.sleep(_BREATH)
+            raise
+
+    def server_bind(self) -> None:
+        """Bind, and ask no name server for our own name."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = _HOST, self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone away."""
+
+
+_servers: weakref.WeakSet[DebugServer] = weakref.WeakSet()
+
+
+class DebugServer:
+    """A running server of the debug page; made by `saferocks.debug.serve`.
+
+    Attributes:
+        port: The port it listens on.
+        url: The address of the page.
+    """
+
+    def __init__(self, application: Callable[..., Any], port: int) -> None:
+        if isinstance(port, bool) or not isinstance(port, int):
+            raise TypeError(f"port is {port!r}; give a number, 0 for any free one")
+        if not 0 <= port <= _HIGHEST_PORT:
+            raise ValueError(f"port is {port}; give one from 1 to {_HIGHEST_PORT}, or 0 for any free one")
+        self._server = _listening(port)
+        self._server.set_app(application)
+        self.port: int = self._server.server_port
+        self.url = f"http://{_HOST}:{self.port}/"
+        self._closing = threading.Lock()
+        self._closed = False
+        self._process = os.getpid()
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="saferocks-debug", daemon=True
+        )
+        self._thread.start()
+        _servers.add(self)
+
+    def close(self) -> None:
+        """Stop serving, and give the port back; twice is no error, and waits for the first."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                if self._process == os.getpid():  # a forked child has no such thread to wait for
+                    self._server.shutdown()
+                    self._thread.join()
+                self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<saferocks debug page at {self.url}{', closed' if self._closed else ''}>"
+
+
+def _listening(port: int) -> _Server:
+    try:
+        return _Server((_HOST, port), _Handler)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        text = f"port {port} of {_HOST} is in use; give another one, or 0 for any that is free"
+    raise PortInUseError(text)
+
+
+def _close_in_child() -> None:
+    """Give up, in a forked child, the parent's port: it would stay taken for as long as the child lives."""
+    for server in list(_servers):
+        server._closing = threading.Lock()
+        server._closed = True
+        server._server.socket.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,166 @@
+"""What is open, as text, on request or on a signal: in the manner of Go's custom profiles.
+
+The total comes first, then how many of what, the age of the oldest, and where they were opened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from saferocks import _directory, _registry
+from saferocks._groups import groups
+from saferocks._text import printable
+from saferocks.errors import in_words
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from typing_extensions import Self
+
+    from saferocks._directory import StrPath
+    from saferocks._groups import Group
+
+_STDERR = 2
+
+
+def dump() -> str:
+    """Return all open handles of the process as text, grouped by the line that opened them.
+
+    The total comes first, then for each line how many of what it has opened and the age of the
+    oldest. With `trace="stack"` each has its whole stack. Takes no lock and calls nothing of
+    RocksDB, so it can be called anywhere.
+
+    Returns:
+        Lines of printable characters, the last one ended too.
+
+    Example:
+        >>> import saferocks
+        >>> print(saferocks.dump())
+        saferocks: 0 open handles
+        <BLANKLINE>
+    """
+    found = groups(_registry.snapshot())
+    total = sum(group.count for group in found)
+    head = f"saferocks: {total} open handle{'' if total == 1 else 's'}\n"
+    return head + "".join(f"\n{_as_text(group)}" for group in found)
+
+
+def _as_text(group: Group) -> str:
+    labels = "".join(f" [{printable(label)}]" for label in group.labels)
+    database = "" if group.database is None else f", {printable(group.database)}"
+    stack = "".join(f"    {printable(line)}\n" for line in group.stack)
+    return f"{group.count} {group.kind}{labels}, oldest {in_words(group.oldest)}{database}\n{stack}"
+
+
+def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
+    """Write `dump()` whenever this process gets a signal; in the main thread only.
+
+    What handled the signal before is called afterwards, as ever. The text goes straight to the file
+    descriptor: a signal may arrive in the midst of a `print`, or while any lock is held. Python
+    runs handlers in the main thread, between two steps of its own; one that arrives during a long
+    call of RocksDB there is answered when that call is over. One that arrives while a dump is being
+    written is answered by that one.
+
+    Args:
+        number: The signal, such as `signal.SIGUSR1`.
+        file: Where to append the text; stderr if left out.
+
+    Returns:
+        What undoes it: `stop()`, or the end of a `with` block.
+
+    Raises:
+        ValueError: If this is not the main thread, or there is no such signal to handle.
+        OSError: If the file cannot be written, or the signal cannot be handled.
+
+    Example:
+        >>> import saferocks, signal
+        >>> with saferocks.dump_on_signal(signal.SIGUSR1):
+        ...     pass  # `kill -USR1` tells what is open
+    """
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(f"number is {number!r}; give a signal, such as signal.SIGUSR1")
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("signals are handled in the main thread only; call dump_on_signal() there")
+    path = None if file is None else os.path.abspath(_directory.text_path(file))
+    if path is not None:
+        os.close(_open(path))  # now, where the caller learns of it
+    return SignalDump(number, path)
+
+
+class SignalDump:
+    """Writes what is open when a signal comes, until it is stopped; made by `dump_on_signal`.
+
+    Attributes:
+        number: The signal.
+        file: Where the text is appended; None for stderr.
+    """
+
+    def __init__(self, number: int, file: str | None) -> None:
+        self.number = number
+        self.file = file
+        self._active = True
+        #: A signal may come while this one is being answered, again and again: nested to any depth, they
+        #: would use up the stack and the file descriptors. Main thread only, as all handlers are.
+        self._writing = False
+        self._before: Any = signal.getsignal(number)
+        signal.signal(number, self._handle)
+
+    def stop(self) -> None:
+        """Write no more, and put back the handler that was there before; twice is no error.
+
+        Where another one has been put in place since, which may call this one, that stays, and this
+        one goes on calling the one before it.
+        """
+        if self._active and signal.getsignal(self.number) == self._handle:
+            # A handler that Python has not installed is unknown to it, and cannot be put back.
+            signal.signal(self.number, signal.SIG_DFL if self._before is None else self._before)
+        self._active = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._active and not self._writing:
+            try:
+                self._writing = True
+                self._write()
+            finally:
+                self._writing = False
+        if callable(self._before):
+            self._before(number, frame)
+
+    def _write(self) -> None:
+        """Write the dump; a failure is told on stderr and never raised into whatever was interrupted."""
+        try:
+            text = dump().encode("utf-8", "backslashreplace")
+            target = _STDERR if self.file is None else _open(self.file)
+            try:
+                _write_all(target, text)
+            finally:
+                if self.file is not None:
+                    os.close(target)
+        except Exception as error:  # noqa: BLE001 - told, where that is possible
+            _complain(error)
+
+
+def _open(path: str) -> int:
+    """Open a file to append to; anew each time, as it may have been rotated away."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _write_all(target: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(target, data) :]
+
+
+def _complain(error: Exception) -> None:
+    try:
+        _write_all(_STDERR, f"saferocks: the dump could not be written: {printable(str(error))}\n".encode())
+    except OSError:  # there is no stderr, and nobody to tell
+        return

@@ -1,0 +1,82 @@
+"""Bytes and text that may hold anything, written so that a terminal shows them and nothing happens.
+
+What is printable stays as it is. Control characters, which a terminal would obey, characters that turn
+the direction of writing, and bytes that are no text become escapes, and so does the backslash itself.
+What is written so can be read back.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|)")
+
+
+def printable(text: str) -> str:
+    r"""Write text in printable characters: `\x1b` for an escape, `\\` for a backslash.
+
+    Example:
+        >>> print(printable("a\x1b[31m"))
+        a\x1b[31m
+    """
+    return "".join(_shown(letter) for letter in text)
+
+
+def _shown(letter: str) -> str:
+    if letter == "\\":
+        return "\\\\"
+    if letter.isprintable():
+        return letter
+    number = ord(letter)
+    return f"\\x{number:02x}" if number <= 0xFF else f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004 - the widths of escapes
+
+
+def printable_bytes(data: bytes) -> str:
+    r"""Write bytes as the text that they are in UTF-8, and those that are none as `\xNN`.
+
+    Example:
+        >>> print(printable_bytes(b"caf\xc3\xa9 \xff"))
+        café \xff
+    """
+    return "".join(_shown_of_bytes(letter) for letter in data.decode("utf-8", "surrogateescape"))
+
+
+def _shown_of_bytes(letter: str) -> str:
+    if letter == "\\":
+        return "\\\\"
+    if letter.isprintable():
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+
+
+def parse(text: str) -> str:
+    r"""Read what `printable` has written.
+
+    Raises:
+        ValueError: If a backslash begins no escape.
+    """
+    return _ESCAPE.sub(_meant, text)
+
+
+def _meant(found: re.Match[str]) -> str:
+    if found[1]:
+        return "\\"
+    digits = found[2] or found[3] or found[4]
+    if digits is None:
+        raise ValueError(f"{found.string!r} has a backslash that begins no escape; write \\\\ for a backslash")
+    return chr(int(digits, 16))
+
+
+def parse_bytes(text: str) -> bytes:
+    r"""Read what `printable_bytes` has written.
+
+    Raises:
+        ValueError: If a backslash begins no escape, or there is what is no character.
+    """
+    parts, end = [], 0
+    for found in _ESCAPE.finditer(text):
+        parts.append(text[end : found.start()].encode())
+        letter = _meant(found)
+        parts.append(bytes([ord(letter)]) if found[2] else letter.encode())
+        end = found.end()
+    return b"".join((*parts, text[end:].encode()))
