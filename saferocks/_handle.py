@@ -146,10 +146,13 @@ class HandleRecord(Record):
 
         Those set `reason` or `closing` and then unset `live`; here `live` is set first and then
         those are looked at. So whoever comes second sees the other, and `live` ends up unset.
+        It is never set to what a release has left: another thread may be using the handle.
         """
         self.state = state
-        self.live = self.native if self.is_plain else self.activate()
-        if self.reason is not None or self.owner.closing:
+        native = self.native
+        if native is not None:
+            self.live = native if self.is_plain else self.activate(native)
+        if native is None or self.reason is not None or self.owner.closing:
             raise self.too_late()
         if forking:
             self.disable()
@@ -161,11 +164,14 @@ class HandleRecord(Record):
         first and then looked for a fork, which first tells of itself and then unsets: the second
         of the two sees the other.
         """
-        self.live = live = self.native if self.is_plain else self.activate()
+        native = self.native
+        live = native if native is None or self.is_plain else self.activate(native)
+        if live is not None:
+            self.live = live
         if self.reason is not None:
             self.disable()
             return self.after_release()
-        if self.owner.closing or self.is_expired():
+        if live is None or self.owner.closing or self.is_expired():
             raise self.too_late()
         if forking:
             self.disable()
@@ -200,9 +206,9 @@ class HandleRecord(Record):
         if forking:
             self.disable()
 
-    def activate(self) -> Any:
+    def activate(self, native: Any) -> Any:
         """Return what the handle's methods shall call through; the same again after a fork."""
-        return self.native
+        return native
 
     def after_release(self) -> Any:
         """Answer a use after release: an error, or for a finished scan its end."""
@@ -402,8 +408,10 @@ class Handle(Generic[RecordT]):
         if record.state is OPEN:
             # As in `start`, written out: one call less for each handle.
             record.state = ENTERED
-            record.live = record.native if record.is_plain else record.activate()
-            if record.reason is None and not record.owner.closing:
+            native = record.native
+            if native is not None:
+                record.live = native if record.is_plain else record.activate(native)
+            if native is not None and record.reason is None and not record.owner.closing:
                 if forking:
                     record.disable()
                 return self
