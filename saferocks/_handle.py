@@ -146,16 +146,19 @@ class HandleRecord(Record):
 
         Those set `reason` or `closing` and then unset `live`; here `live` is set first and then
         those are looked at. So whoever comes second sees the other, and `live` ends up unset.
-        It is never set to what a release has left: another thread may be using the handle.
+        It is never set to what a release has left: another thread may be using the handle. And no
+        variable refers to what is native when an error is raised, see `_engine.failure`.
         """
         self.state = state
         native = self.native
         if native is not None:
             self.live = native if self.is_plain else self.activate(native)
-        if native is None or self.reason is not None or self.owner.closing:
-            raise self.too_late()
-        if forking:
-            self.disable()
+            del native
+            if self.reason is None and not self.owner.closing:
+                if forking:
+                    self.disable()
+                return
+        raise self.too_late()
 
     def resume(self) -> Any:
         """Return what the calls of a handle in use go through, which a fork has unset.
@@ -168,14 +171,15 @@ class HandleRecord(Record):
         live = native if native is None or self.is_plain else self.activate(native)
         if live is not None:
             self.live = live
+            if self.reason is None and not self.owner.closing and not self.is_expired():
+                if forking:
+                    self.disable()
+                return live
+        del native, live
         if self.reason is not None:
             self.disable()
             return self.after_release()
-        if live is None or self.owner.closing or self.is_expired():
-            raise self.too_late()
-        if forking:
-            self.disable()
-        return live
+        raise self.too_late()
 
     def too_late(self) -> SaferocksError:
         """Undo `start` after a release or close, and return the error to raise."""
@@ -411,10 +415,11 @@ class Handle(Generic[RecordT]):
             native = record.native
             if native is not None:
                 record.live = native if record.is_plain else record.activate(native)
-            if native is not None and record.reason is None and not record.owner.closing:
-                if forking:
-                    record.disable()
-                return self
+                del native
+                if record.reason is None and not record.owner.closing:
+                    if forking:
+                        record.disable()
+                    return self
             raise record.refused()
         if record.state is USED:
             record.state = ENTERED
