@@ -133,12 +133,13 @@ class PinnedCursor:
             raise ConcurrentUseError("a scan of this snapshot is being read by this very thread, further up its stack")
         self._lock.acquire()
         self._owner = me
-        if self.native is None:  # the snapshot was released while we waited
+        native = self.native  # once: a release takes it away without waiting for the lock
+        if native is None:  # the snapshot was released while we waited
             self.__exit__()
             if self.expired:
                 raise HandleExpiredError("the lease of the snapshot ran out; give it a longer expire_after")
             raise HandleClosedError("the snapshot was released; use its scans inside its 'with'")
-        return self.native
+        return native
 
     def __exit__(self, *_: object) -> None:
         self._owner = 0

@@ -160,13 +160,19 @@ class HandleRecord(Record):
 
         Those set `reason` or `closing` and then unset `live`; here `live` is set first and then
         those are looked at. So whoever comes second sees the other, and `live` ends up unset.
+        It is never set to what a release has left: another thread may be using the handle. And no
+        variable refers to what is native when an error is raised, see `_engine.failure`.
         """
         self.state = state
-        self.live = self.native if self.is_plain else self.activate()
-        if self.reason is not None or self.owner.closing:
-            raise self.too_late()
-        if forking:
-            self.disable()
+        native = self.native
+        if native is not None:
+            self.live = native if self.is_plain else self.activate(native)
+            del native
+            if self.reason is None and not self.owner.closing:
+                if forking:
+                    self.disable()
+                return
+        raise self.too_late()
 
     def resume(self) -> Any:
         """Return what the calls of a handle in use go through, which a fork has unset.
@@ -175,15 +181,19 @@ class HandleRecord(Record):
         first and then looked for a fork, which first tells of itself and then unsets: the second
         of the two sees the other.
         """
-        self.live = live = self.native if self.is_plain else self.activate()
+        native = self.native
+        live = native if native is None or self.is_plain else self.activate(native)
+        if live is not None:
+            self.live = live
+            if self.reason is None and not self.owner.closing and not self.is_expired():
+                if forking:
+                    self.disable()
+                return live
+        del native, live
         if self.reason is not None:
             self.disable()
             return self.after_release()
-        if self.owner.closing or self.is_expired():
-            raise self.too_late()
-        if forking:
-            self.disable()
-        return live
+        raise self.too_late()
 
     def too_late(self) -> SaferocksError:
         """Undo `start` after a release or close, and return the error to raise."""
@@ -214,9 +224,9 @@ class HandleRecord(Record):
         if forking:
             self.disable()
 
-    def activate(self) -> Any:
+    def activate(self, native: Any) -> Any:
         """Return what the handle's methods shall call through; the same again after a fork."""
-        return self.native
+        return native
 
     def after_release(self) -> Any:
         """Answer a use after release: an error, or for a finished scan its end."""
@@ -420,11 +430,14 @@ class Handle(Generic[RecordT]):
         if record.state is OPEN:
             # As in `start`, written out: one call less for each handle.
             record.state = ENTERED
-            record.live = record.native if record.is_plain else record.activate()
-            if record.reason is None and not record.owner.closing:
-                if forking:
-                    record.disable()
-                return self
+            native = record.native
+            if native is not None:
+                record.live = native if record.is_plain else record.activate(native)
+                del native
+                if record.reason is None and not record.owner.closing:
+                    if forking:
+                        record.disable()
+                    return self
             raise record.refused()
         if record.state is USED:
             record.state = ENTERED

@@ -59,7 +59,8 @@ class CursorRecord(HandleRecord):
 
     def is_busy(self) -> bool:
         """Tell whether a call is decoding a row."""
-        return self.native is not None and _engine.is_busy_cursor(self.native)
+        native = self.native
+        return native is not None and _engine.is_busy_cursor(native)
 
 
 class BoundedCursorRecord(CursorRecord):
@@ -75,9 +76,9 @@ class BoundedCursorRecord(CursorRecord):
         self.moving = Lock()
         Record.__init__(self, owner, label)
 
-    def activate(self) -> Any:
+    def activate(self, native: Any) -> Any:
         """Return a cursor that keeps to its bounds."""
-        return BoundedCursor(self.native, self.bounds)
+        return BoundedCursor(native, self.bounds)
 
 
 class SharedCursorRecord(BoundedCursorRecord):
@@ -106,11 +107,12 @@ class SharedCursorRecord(BoundedCursorRecord):
         super().acquire(acquire, lease)
         join_snapshot(self)
 
-    def activate(self) -> Any:
+    def activate(self, native: Any) -> Any:
         """Return a cursor with a position of its own."""
-        if self.shared is None:
-            self.shared = SharedCursor(self.native, self.bounds)
-        return self.shared if self.bounds.is_open else BoundedCursor(self.shared, self.bounds)
+        shared = self.shared  # once: a release takes it away
+        if shared is None:
+            self.shared = shared = SharedCursor(native, self.bounds)
+        return shared if self.bounds.is_open else BoundedCursor(shared, self.bounds)
 
     def dispose(self, native: Any) -> None:
         """Let go of the snapshot's cursor."""

@@ -117,10 +117,10 @@ class FamilyRecord(HandleRecord):
     def before_entering(self) -> None:
         """Allow use without `with`: a column family is closed with its database."""
 
-    def activate(self) -> Any:
+    def activate(self, native: Any) -> Any:
         """Return the native column family, for reading."""
-        self.sink = self.native if self.owner.access.writes else ReadOnlySink(self)
-        return self.native
+        self.sink = native if self.owner.access.writes else ReadOnlySink(self)
+        return native
 
     def disable(self) -> Any:
         """Let no new call start, neither reading nor writing."""
@@ -130,11 +130,12 @@ class FamilyRecord(HandleRecord):
 
     def is_busy(self) -> bool:
         """Tell whether a call that let go of the interpreter lock is under way."""
-        return self.is_table and self.native is not None and _engine.is_busy(self.native, self.dumps)
+        native = self.native  # once: a finalizer may release it
+        return self.is_table and native is not None and _engine.is_busy(native, self.dumps)
 
     def enable_again(self, live: Any) -> None:
         """Put back what `disable` took."""
-        super().enable_again(self.activate())
+        super().enable_again(self.activate(self.native))
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""

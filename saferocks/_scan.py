@@ -111,10 +111,10 @@ class ScanRecord(HandleRecord):
         """Return a fresh place at the start of this scan."""
         return Place(self.backwards, self.bounds, self.from_key, _PICKS[self.method])
 
-    def activate(self) -> Generator[Any, None, None]:
+    def activate(self, native: Any) -> Generator[Any, None, None]:
         """Return the generator of the rows."""
-        if self.rows is not None:
-            return self.rows  # type: ignore[no-any-return]
+        if (rows := self.rows) is not None:
+            return rows  # type: ignore[no-any-return]
         if not self.bounds.is_open:
             rows = _bounded_rows(self)
         elif self.method in _PARTS:
@@ -206,16 +206,17 @@ class SharedScanRecord(ScanRecord):
         super().acquire(acquire, lease)
         join_snapshot(self)
 
-    def activate(self) -> Generator[Any, None, None]:
+    def activate(self, native: Any) -> Generator[Any, None, None]:
         """Return the generator that shares the snapshot's cursor."""
-        if self.rows is not None:
-            return self.rows  # type: ignore[no-any-return]
+        if (rows := self.rows) is not None:
+            return rows  # type: ignore[no-any-return]
         self.rows = rows = self._until_expired(_pinned_rows(self))
         return rows
 
     def is_expired(self) -> bool:
         """Tell whether its own lease or the snapshot's has run out."""
-        return super().is_expired() or (self.reason is None and self.native is not None and self.native.expired)
+        pinned = self.native  # once: a release takes it away
+        return super().is_expired() or (self.reason is None and pinned is not None and pinned.expired)
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""
