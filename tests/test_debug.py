@@ -579,6 +579,42 @@ def test_the_server_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+CLOSED_AMID_A_CLOSE = """
+import faulthandler, signal, sys
+faulthandler.dump_traceback_later(20, exit=True)
+from saferocks import debug
+server = debug.serve()
+shut_down = server._server.shutdown
+def interrupted():
+    server._server.shutdown = shut_down
+    signal.raise_signal(signal.SIGUSR1)
+    shut_down()
+def handle(number, frame):
+    if sys.argv[1] == "interrupt":
+        raise KeyboardInterrupt
+    server.close()
+signal.signal(signal.SIGUSR1, handle)
+server._server.shutdown = interrupted
+try:
+    server.close()
+    print("closed")
+except KeyboardInterrupt:
+    print("interrupted")
+    server.close()
+with debug.serve(server.port):
+    print("the port is free")
+"""
+
+
+@pytest.mark.parametrize(("what", "told"), [("close", "closed"), ("interrupt", "interrupted")])
+def test_a_signal_amid_a_close(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], what: str, told: str
+) -> None:
+    """A signal handler may close a server that is being closed, and one that an interrupt ended is done anew."""
+    done = run_python(CLOSED_AMID_A_CLOSE, what)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [told, "the port is free"]), done.stderr
+
+
 FORKED = """
 import os, sys
 from saferocks import debug
@@ -593,21 +629,51 @@ server.close()
 with debug.serve(server.port):
     print("the port is free")
 """
+FORKED_WITHOUT_A_NAME = """
+import os, sys
+from saferocks import debug
+port = debug.serve().port  # and nobody refers to the server
+reading, writing = os.pipe()
+if os.fork():
+    os.read(reading, 1)
+    os.execv(sys.executable, [sys.executable, "-c", f"import os; os.write(1, b'{port}\\\\n'); os.read(0, 1)"])
+os.write(writing, b".")
+os.close(1)
+os.read(0, 1)
+"""
 
 
 def test_a_forked_child_gives_up_the_port(tmp_path: Path) -> None:
     """A child that lives on after a fork does not keep the parent's port."""
+    assert _run_forked(FORKED, tmp_path) == (0, "the port is free\n")
+
+
+def test_a_forked_child_gives_up_the_port_of_a_server_without_a_name(tmp_path: Path) -> None:
+    """Neither does it keep that of a server to which the program has kept no reference."""
+    told: list[str] = []
+
+    def bind(line: str) -> None:
+        with debug.serve(int(line)):
+            told.append("the port is free")
+
+    assert _run_forked(FORKED_WITHOUT_A_NAME, tmp_path, bind)[0] == 0
+    assert told == ["the port is free"]
+
+
+def _run_forked(program: str, folder: Path, meanwhile: Callable[[str], None] = lambda line: None) -> tuple[int, str]:
+    """Run a program until it has written a line, do something meanwhile, and let it and its children end."""
     reading, writing = os.pipe()
     try:
-        done = _run_forked(reading, writing, tmp_path)
+        return _run_reading(program, folder, meanwhile, reading, writing)
     finally:
         os.close(reading)
-    assert done == (0, "the port is free\n")
 
 
-def _run_forked(reading: int, writing: int, folder: Path) -> tuple[int, str]:
+def _run_reading(
+    program: str, folder: Path, meanwhile: Callable[[str], None], reading: int, writing: int
+) -> tuple[int, str]:
     child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", FORKED],
+        [sys.executable, "-W", "ignore", "-c", program],
         stdin=reading,
         stdout=subprocess.PIPE,
         text=True,
@@ -616,7 +682,10 @@ def _run_forked(reading: int, writing: int, folder: Path) -> tuple[int, str]:
     )
     assert child.stdout is not None
     line = child.stdout.readline()
-    os.close(writing)
+    try:
+        meanwhile(line)
+    finally:
+        os.close(writing)
     child.stdout.close()
     return child.wait(SECONDS), line
 
