@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from saferocks import _debug_page
-from saferocks._debug_access import FORWARDING, LOOPBACK, Request, make_access
+from saferocks._debug_access import LOOPBACK, Request, is_forwarded, make_access
 from saferocks._debug_figures import figures
 from saferocks._debug_server import DebugServer
 from saferocks._dump import dump
@@ -87,13 +87,14 @@ class DebugApp:
 
     def _wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         host = environ.get("HTTP_HOST")
-        sent = {name[5:].lower().replace("_", "-") for name in environ if name.startswith("HTTP_")}
+        sent = [name[5:].lower().replace("_", "-") for name in environ if name.startswith("HTTP_")]
+        version = environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/")
         request = Request(
             method=environ.get("REQUEST_METHOD", ""),
             query=environ.get("QUERY_STRING", ""),
             client=environ.get("REMOTE_ADDR"),
             hosts=() if host is None else (host,),
-            is_forwarded=not FORWARDING.isdisjoint(sent),
+            is_forwarded=is_forwarded(sent, version),
         )
         response = self._respond(request)
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", response.headers)
@@ -157,7 +158,7 @@ def _asgi_request(scope: dict[str, Any]) -> Request:
         query=scope.get("query_string", b"").decode("latin-1"),
         client=client[0] if client else None,
         hosts=tuple(value for name, value in headers if name == "host"),
-        is_forwarded=any(name in FORWARDING for name, _ in headers),
+        is_forwarded=is_forwarded((name for name, _ in headers), scope.get("http_version", "")),
     )
 
 

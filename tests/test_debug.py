@@ -170,10 +170,24 @@ def test_the_names_of_this_machine(port: int, host: str) -> None:
     assert ask(port, Host=host).status == 200
 
 
-@pytest.mark.parametrize("name", ["Forwarded", "Via", "X_Forwarded_For", "X_Real_IP", "X_Forwarded_Host"])
+PROXIES = ["Forwarded", "Via", "X_Forwarded_For", "X_Forwarded_Host", "X_Forwarded_Proto", "X_Forwarded", "X_Real_IP"]
+PROXIES += ["X_Client_IP", "CF_Connecting_IP", "True_Client_IP", "X_Original_Forwarded_For", "CDN_Loop"]
+
+
+@pytest.mark.parametrize("name", PROXIES)
 def test_a_proxy_on_this_machine(port: int, name: str) -> None:
     """What came through a proxy is refused, whose client may be anybody, even if it says that it is not."""
     assert ask(port, **{name: "127.0.0.1"}).status == 403
+
+
+def test_a_proxy_that_says_nothing(port: int) -> None:
+    """HTTP/1.0, in which nginx asks with no header of its own unless it is told otherwise, is taken for a proxy's."""
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as nginx:
+        nginx.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % port)
+        answer = b"".join(iter(lambda: nginx.recv(65536), b"")).decode()
+    assert answer.split()[1] == "403"
+    assert "came through a proxy" in answer
+    assert wsgi(debug.DebugApp(behind_proxy=True), SERVER_PROTOCOL="HTTP/1.0")[0] == "200 OK"
 
 
 GUNICORN = """
@@ -297,8 +311,15 @@ def test_bad_arguments() -> None:
         ({"clients": ["here"]}, ValueError),
         ({"hosts": [""]}, ValueError),
         ({"hosts": ["fine.example", "[broken"]}, ValueError),
+        ({"hosts": ["*"]}, ValueError),
+        ({"hosts": ["*.example.org"]}, ValueError),
+        ({"hosts": ["debug.example.org/path"]}, ValueError),
+        ({"hosts": ["b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"]}, ValueError),
+        ({"hosts": [5]}, TypeError),
+        ({"clients": [5]}, TypeError),
+        ({"clients": None}, TypeError),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error, match="has host bits|'here'|which is no name|give a list of strings|give True"):
             debug.DebugApp(**arguments)
 
 
