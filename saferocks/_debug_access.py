@@ -99,7 +99,7 @@ def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool
     return Access(networks, names, behind_proxy)
 
 
-def _strings(name: str, given: Iterable[str]) -> list[str]:
+def _strings(name: str, given: object) -> list[str]:
     found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
     strings = [each for each in found if isinstance(each, str)]
     if len(strings) != len(found):

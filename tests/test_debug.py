@@ -319,7 +319,7 @@ def test_bad_arguments() -> None:
         ({"clients": [5]}, TypeError),
         ({"clients": None}, TypeError),
     ):
-        with pytest.raises(error, match="has host bits|'here'|which is no name|give a list of strings|give True"):
+        with pytest.raises(error, match=r"has host bits|'here'|which is no name|give a list of strings|give True"):
             debug.DebugApp(**arguments)
 
 
