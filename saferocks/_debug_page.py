@@ -98,6 +98,7 @@ def _curves(figures: Figures) -> dict[str, object]:
         sum(database.kept_files or 0 for database in figures.databases),
     )
     return {
+        "process": os.getpid(),
         "time": round(figures.time, 3),
         "counts": {kind: count for kind, (count, _) in figures.kinds.items()},
         "ages": {kind: round(oldest, 3) for kind, (_, oldest) in figures.kinds.items() if kind not in LASTING},
