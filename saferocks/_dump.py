@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _registry
@@ -63,7 +64,7 @@ def _as_text(group: Group) -> str:
 
 
 def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
-    """Write `dump()` whenever this process gets a signal; in the main thread only.
+    """Write `dump()`, process and time whenever this process gets a signal; in the main thread only.
 
     What handled the signal before is called afterwards, as ever; what the system itself does with the
     signal, such as to end the process on SIGTERM, is not done. The text goes straight to the file
@@ -156,7 +157,7 @@ class SignalDump:
     def _write(self) -> None:
         """Write the dump; a failure is told on stderr and never raised into whatever was interrupted."""
         try:
-            text = dump().encode("utf-8", "backslashreplace")
+            text = _dump_of_this_moment().encode("utf-8", "backslashreplace")
             if self.file is None:
                 _write_to_stderr(text)
                 return
@@ -167,6 +168,12 @@ class SignalDump:
                 os.close(target)
         except Exception as error:  # noqa: BLE001 - told, where that is possible
             _complain(error)
+
+
+def _dump_of_this_moment() -> str:
+    """Return the dump with the process and the time: those of several may come to one file, and to one stderr."""
+    head, end, listed = dump().partition("\n")
+    return f"{head} in process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}{end}{listed}"
 
 
 def _open(path: str) -> int:

@@ -111,6 +111,14 @@ def test_a_signal_writes_a_dump(db: saferocks.Rdict, told: Path) -> None:
         assert told.read_text().count("saferocks: 2 open handles") == 1
 
 
+def test_a_signal_tells_process_and_time(told: Path) -> None:
+    """Of several dumps in one file each tells whose it is and of when, and is the dump otherwise."""
+    with saferocks.dump_on_signal(signal.SIGUSR1, told):
+        signal.raise_signal(signal.SIGUSR1)
+    pattern = rf"saferocks: 0 open handles in process {os.getpid()}, \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n"
+    assert re.fullmatch(pattern, told.read_text())
+
+
 def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
     """Whoever handled the signal before goes on being called, after the dump, and is put back at the end."""
     calls: list[str] = []
@@ -119,7 +127,7 @@ def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
     try:
         with saferocks.dump_on_signal(signal.SIGUSR1, told) as dumps:
             signal.raise_signal(signal.SIGUSR1)
-        assert calls == ["saferocks: 0 open handles\n"]
+        assert [call[:25] for call in calls] == ["saferocks: 0 open handles"]
         assert signal.getsignal(signal.SIGUSR1) is mine
         dumps.stop()
         signal.raise_signal(signal.SIGUSR1)
@@ -211,9 +219,9 @@ def test_a_signal_while_a_dump_is_written(told: Path, monkeypatch: pytest.Monkey
     try:
         with saferocks.dump_on_signal(signal.SIGUSR1, told):
             signal.raise_signal(signal.SIGUSR1)
-            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n", 2)
+            assert (len(told.read_text().splitlines()), len(calls)) == (1, 2)
             signal.raise_signal(signal.SIGUSR1)
-            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n" * 2, 4)
+            assert (len(told.read_text().splitlines()), len(calls)) == (2, 4)
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -303,7 +311,8 @@ def test_a_file_with_the_number_of_stderr(run_python: Run) -> None:
     """In a program that was started without a stderr, the file that has got its number is not written to."""
     done = run_python(NO_STDERR)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[:2] == ["''", "saferocks: 0 open handles"]
+    nothing, told = done.stdout.splitlines()[:2]
+    assert (nothing, told[:25]) == ("''", "saferocks: 0 open handles")
 
 
 NOT_BLOCKING = """
