@@ -56,7 +56,10 @@ class Access:
 
     def refusal(self, request: Request) -> str | None:
         """Say why a request is refused, or return None."""
-        if not self._is_near(request.client):
+        if not request.client:  # a Unix socket has no addresses; only who trusts what is at its other end lets that in
+            if not self.behind_proxy:
+                return "the server does not tell who connects; behind a proxy, use DebugApp(behind_proxy=True)"
+        elif not self._is_near(request.client):
             return "the debug page is for clients on this machine; let others in with DebugApp(clients=[...])"
         if request.is_forwarded and not self.behind_proxy:
             return "the request came through a proxy; let such in with DebugApp(behind_proxy=True)"
@@ -65,8 +68,8 @@ class Access:
             return "the Host of the request is no name of this machine; add it with DebugApp(hosts=[...])"
         return None
 
-    def _is_near(self, client: str | None) -> bool:
-        address = _address(client or "")
+    def _is_near(self, client: str) -> bool:
+        address = _address(client)
         return address is not None and any(address in network for network in self.clients)
 
     def _is_ours(self, host: str) -> bool:

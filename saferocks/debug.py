@@ -61,7 +61,8 @@ class DebugApp:
         clients: Networks from which it may be seen, as `10.0.0.0/8`; this machine's own if left out.
         hosts: Names under which it may be asked for, besides `localhost` and addresses of this machine.
             A page on the internet can have its own name lead here, but not hide that name.
-        behind_proxy: Answer requests that came through a proxy too; the proxy decides then who sees it.
+        behind_proxy: Answer requests that came through a proxy too, and those over a Unix socket; the proxy
+            decides then who sees it.
 
     Raises:
         TypeError: If an argument is of a wrong type.

@@ -276,9 +276,20 @@ def wsgi(app: debug.DebugApp, **environ: str) -> tuple[str, str]:
     return status[0], body
 
 
-@pytest.mark.parametrize("address", ["10.0.0.9", "192.168.1.1", "::2", "128.0.0.1", "", "none", "not an address"])
+@pytest.mark.parametrize("address", ["", "none"])
+def test_clients_without_an_address(address: str) -> None:
+    """Who connects from nobody knows where, as over a Unix socket, is refused unless a proxy is trusted."""
+    status, body = wsgi(debug.app, REMOTE_ADDR=address)
+    assert status.startswith("403")
+    assert "behind_proxy=True" in body
+    assert wsgi(debug.DebugApp(behind_proxy=True), REMOTE_ADDR=address, HTTP_VIA="proxy")[0] == "200 OK"
+    anywhere = debug.DebugApp(clients=["0.0.0.0/0", "::/0"])
+    assert wsgi(anywhere, REMOTE_ADDR=address)[0].startswith("403")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.9", "192.168.1.1", "::2", "128.0.0.1", "not an address"])
 def test_clients_elsewhere(address: str) -> None:
-    """Who connects from elsewhere, or from nobody knows where, is refused."""
+    """Who connects from elsewhere is refused."""
     status, body = wsgi(debug.app, REMOTE_ADDR=address)
     assert status.startswith("403")
     assert "clients=[...]" in body
