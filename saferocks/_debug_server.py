@@ -82,6 +82,8 @@ class DebugServer:
             raise TypeError(f"port is {port!r}; give a number, 0 for any free one")
         if not 0 <= port <= _HIGHEST_PORT:
             raise ValueError(f"port is {port}; give one from 1 to {_HIGHEST_PORT}, or 0 for any free one")
+        if not callable(application):
+            raise TypeError(f"app is {application!r}; give a DebugApp")
         self._server = _listening(port)
         self._server.set_app(application)
         self.port: int = self._server.server_port

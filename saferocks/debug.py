@@ -190,7 +190,7 @@ def serve(port: int = 0, *, app: DebugApp = app) -> DebugServer:
 
     Raises:
         PortInUseError: If another server has the port.
-        TypeError: If the port is no number.
+        TypeError: If the port is no number, or the application none.
         ValueError: If it is out of range.
 
     Example:

@@ -542,6 +542,14 @@ def test_a_port_that_is_none(port: Any, error: type[Exception]) -> None:
         debug.serve(port)
 
 
+def test_what_is_no_application() -> None:
+    """What cannot answer is refused at once, and not at each request."""
+    threads = threading.active_count()
+    with pytest.raises(TypeError, match="app is 'localhost'; give a DebugApp"):
+        debug.serve(app="localhost")
+    assert threading.active_count() == threads
+
+
 def test_the_server_listens_on_loopback_only() -> None:
     """No other address of this machine answers."""
     with debug.serve() as server:
