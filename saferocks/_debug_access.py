@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 #: Headers that only a proxy sends: its client is somewhere else, whoever connects to us.
-FORWARDING = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
+_FORWARDING = frozenset(
+    {"cdn-loop", "cf-connecting-ip", "client-ip", "fastly-client-ip", "forwarded", "forwarded-for", "true-client-ip"}
+    | {"via", "x-client-ip", "x-cluster-client-ip", "x-envoy-external-address", "x-original-forwarded-for", "x-real-ip"}
+)
+#: A name as browsers send it.
+_NAME = re.compile(r"[a-z0-9._-]+")
 #: An IPv6 address in brackets, or a name or an IPv4 address, and perhaps a port.
 _HOST = re.compile(r"(?:\[([^\[\]]*:[^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
@@ -54,7 +56,10 @@ class Access:
 
     def refusal(self, request: Request) -> str | None:
         """Say why a request is refused, or return None."""
-        if not self._is_near(request.client):
+        if not request.client:  # a Unix socket has no addresses; only who trusts what is at its other end lets that in
+            if not self.behind_proxy:
+                return "the server does not tell who connects; behind a proxy, use DebugApp(behind_proxy=True)"
+        elif not self._is_near(request.client):
             return "the debug page is for clients on this machine; let others in with DebugApp(clients=[...])"
         if request.is_forwarded and not self.behind_proxy:
             return "the request came through a proxy; let such in with DebugApp(behind_proxy=True)"
@@ -63,14 +68,24 @@ class Access:
             return "the Host of the request is no name of this machine; add it with DebugApp(hosts=[...])"
         return None
 
-    def _is_near(self, client: str | None) -> bool:
-        address = _address(client or "")
+    def _is_near(self, client: str) -> bool:
+        address = _address(client)
         return address is not None and any(address in network for network in self.clients)
 
     def _is_ours(self, host: str) -> bool:
         name = _name_in(host)
         address = _address(name)
         return name == "localhost" or name in self.hosts or (address is not None and address.is_loopback)
+
+
+def is_forwarded(headers: Iterable[str], version: str) -> bool:
+    """Tell whether a request came through a proxy, as far as it shows.
+
+    Args:
+        headers: The names of its headers, in small letters.
+        version: That of HTTP. nginx asks in 1.0 unless told otherwise, with no header of its own; browsers never do.
+    """
+    return version == "1.0" or any(name in _FORWARDING or name.startswith("x-forwarded") for name in headers)
 
 
 def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool) -> Access:
@@ -80,16 +95,26 @@ def make_access(clients: Iterable[str], hosts: Iterable[str], behind_proxy: bool
         TypeError: If an argument is of a wrong type.
         ValueError: If a network or a name is none.
     """
-    for name, given in (("clients", clients), ("hosts", hosts)):
-        if isinstance(given, str):
-            raise TypeError(f"{name} is {given!r}; give a list of strings")
+    networks = tuple(map(ipaddress.ip_network, _strings("clients", clients)))
+    names = frozenset(map(_own_name, _strings("hosts", hosts)))
     if not isinstance(behind_proxy, bool):
         raise TypeError(f"behind_proxy is {behind_proxy!r}; give True or False")
-    networks = tuple(ipaddress.ip_network(client) for client in clients)
-    names = frozenset(map(_name_in, hosts))
-    if "" in names:
-        raise ValueError('hosts has one that is no name; give names, as "debug.example.org"')
     return Access(networks, names, behind_proxy)
+
+
+def _strings(name: str, given: object) -> list[str]:
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    strings = [each for each in found if isinstance(each, str)]
+    if len(strings) != len(found):
+        raise TypeError(f"{name} is {given!r}; give a list of strings")
+    return strings
+
+
+def _own_name(host: str) -> str:
+    name = _name_in(host)
+    if not _NAME.fullmatch(name) and _address(name) is None:
+        raise ValueError(f'hosts has {host!r}, which is no name; give names as browsers send them: "debug.example.org"')
+    return name
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,17 +18,18 @@ from saferocks._owner import DatabaseOwner
 from saferocks.errors import SaferocksError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from saferocks._registry import Record
-    from saferocks.inspection import MemoryUsage
+    from saferocks.inspection import NativeMemory
 
 #: A program that compiles code as it runs has ever new lines; no page can show them all.
 MOST_GROUPS = 200
-#: Seconds to wait for a database that is being changed; one that is being closed keeps its lock for longer.
+#: Seconds to wait, in all, for databases that are being changed; one that is being closed keeps its lock for longer.
 _PATIENCE = 0.05
 #: Open for as long as a program runs, by design: their age says nothing.
 LASTING = ("database", "column_family")
+_owner_of = attrgetter("owner")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Database:
 
     path: str
     handles: int
-    memory: MemoryUsage | None
+    memory: NativeMemory | None
 
     @property
     def kept_files(self) -> int | None:
@@ -96,13 +99,15 @@ class Figures:
 def figures() -> Figures:
     """Reckon everything from one copy of the registry."""
     records = _registry.snapshot()
+    counts = Counter(map(id, map(_owner_of, records)))  # at once for all databases: there may be hundreds
     found = groups(records)
+    deadline = time.monotonic() + _PATIENCE
     return Figures(
         time=time.time(),
         groups=tuple(found[:MOST_GROUPS]),
         left_out=max(0, len(found) - MOST_GROUPS),
         kinds=_kinds(found),
-        databases=tuple(_database(record, records) for record in records if record.kind == "database"),
+        databases=tuple(_database(record, counts, deadline) for record in records if record.kind == "database"),
         rss=psutil.Process().memory_info().rss,
         heap=inspection.heap_used(),
     )
@@ -116,20 +121,19 @@ def _kinds(found: Sequence[Group]) -> dict[str, tuple[int, float]]:
     return dict(sorted(kinds.items()))
 
 
-def _database(record: Record, records: Sequence[Record]) -> Database:
-    count = sum(each.owner is record.owner for each in records) - 1
-    return Database(record.owner.name or "", count, _memory(record))
+def _database(record: Record, counts: Mapping[int, int], deadline: float) -> Database:
+    return Database(record.owner.name or "", counts[id(record.owner)] - 1, _memory(record, deadline))
 
 
-def _memory(record: Record) -> MemoryUsage | None:
+def _memory(record: Record, deadline: float) -> NativeMemory | None:
     """Ask a database what it holds, unless it is being closed: a page does not wait for that."""
     owner = record.owner
-    if not isinstance(owner, DatabaseOwner) or not owner.lock.acquire(timeout=_PATIENCE):
+    if not isinstance(owner, DatabaseOwner) or not owner.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
         return None
     try:
         if record.native is None or record.reason is not None or owner.closing:
             return None
-        found: MemoryUsage = _engine.call(lambda: inspection.memory_usage(record.native, owner.families))
+        found: NativeMemory = _engine.call(lambda: inspection.native_memory(record.native, sorted(owner.families)))
     except (SaferocksError, AttributeError):  # closed by its finalizer, which takes no lock
         return None
     finally:

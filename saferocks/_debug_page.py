@@ -63,7 +63,8 @@ def render(figures: Figures) -> str:
         '<p id="status" class="faint">as of the time below</p></header>\n'
         f'<div id="charts" class="charts" hidden>{charts}</div>\n'
         f"{_live(figures)}\n"
-        '<p class="faint">The same as <a href="?format=text">text</a> and as <a href="?format=json">JSON</a>.</p>\n'
+        '<p class="faint">The handles as <a href="?format=text">text</a>; '
+        'all of it as <a href="?format=json">JSON</a>.</p>\n'
         f"<script>{_SCRIPT}</script>\n</body>\n</html>\n"
     )
 
@@ -98,6 +99,7 @@ def _curves(figures: Figures) -> dict[str, object]:
         sum(database.kept_files or 0 for database in figures.databases),
     )
     return {
+        "process": os.getpid(),
         "time": round(figures.time, 3),
         "counts": {kind: count for kind, (count, _) in figures.kinds.items()},
         "ages": {kind: round(oldest, 3) for kind, (_, oldest) in figures.kinds.items() if kind not in LASTING},

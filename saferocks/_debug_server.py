@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-import weakref
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -66,7 +65,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Say nothing of a client that has gone away."""
 
 
-_servers: weakref.WeakSet[DebugServer] = weakref.WeakSet()
+#: Those that are not closed: each serves on also when nobody refers to it.
+_servers: set[DebugServer] = set()
 
 
 class DebugServer:
@@ -82,11 +82,13 @@ class DebugServer:
             raise TypeError(f"port is {port!r}; give a number, 0 for any free one")
         if not 0 <= port <= _HIGHEST_PORT:
             raise ValueError(f"port is {port}; give one from 1 to {_HIGHEST_PORT}, or 0 for any free one")
+        if not callable(application):
+            raise TypeError(f"app is {application!r}; give a DebugApp")
         self._server = _listening(port)
         self._server.set_app(application)
         self.port: int = self._server.server_port
         self.url = f"http://{_HOST}:{self.port}/"
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # a signal handler may close it in the midst of a close
         self._closed = False
         self._process = os.getpid()
         self._thread = threading.Thread(
@@ -98,12 +100,13 @@ class DebugServer:
     def close(self) -> None:
         """Stop serving, and give the port back; twice is no error, and waits for the first."""
         with self._closing:
-            if not self._closed:
-                self._closed = True
+            if not self._closed:  # nor if an interrupt has ended a close: each step may be taken again
                 if self._process == os.getpid():  # a forked child has no such thread to wait for
                     self._server.shutdown()
                     self._thread.join()
                 self._server.server_close()
+                _servers.discard(self)
+                self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -128,9 +131,10 @@ def _listening(port: int) -> _Server:
 def _close_in_child() -> None:
     """Give up, in a forked child, the parent's port: it would stay taken for as long as the child lives."""
     for server in list(_servers):
-        server._closing = threading.Lock()
+        server._closing = threading.RLock()
         server._closed = True
         server._server.socket.close()
+    _servers.clear()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -6,8 +6,12 @@ The total comes first, then how many of what, the age of the oldest, and where t
 from __future__ import annotations
 
 import os
+import select
 import signal
+import stat
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _registry
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from saferocks._groups import Group
 
 _STDERR = 2
+#: Raised by the very instruction that a handler in Python returns to: it would be raised again, for ever.
+_FAULTS = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"})
+#: Milliseconds for which a reader of a pipe or terminal that does not block may have no room for more.
+_PATIENCE = 1000
 
 
 def dump() -> str:
@@ -56,9 +64,10 @@ def _as_text(group: Group) -> str:
 
 
 def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
-    """Write `dump()` whenever this process gets a signal; in the main thread only.
+    """Write `dump()`, process and time whenever this process gets a signal; in the main thread only.
 
-    What handled the signal before is called afterwards, as ever. The text goes straight to the file
+    What handled the signal before is called afterwards, as ever; what the system itself does with the
+    signal, such as to end the process on SIGTERM, is not done. The text goes straight to the file
     descriptor: a signal may arrive in the midst of a `print`, or while any lock is held. Python
     runs handlers in the main thread, between two steps of its own; one that arrives during a long
     call of RocksDB there is answered when that call is over. One that arrives while a dump is being
@@ -66,13 +75,14 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
 
     Args:
         number: The signal, such as `signal.SIGUSR1`.
-        file: Where to append the text; stderr if left out.
+        file: Where to append the text; stderr if left out, and nowhere in a process started without one.
 
     Returns:
         What undoes it: `stop()`, or the end of a `with` block.
 
     Raises:
-        ValueError: If this is not the main thread, or there is no such signal to handle.
+        TypeError: If an argument is of a wrong type.
+        ValueError: If this is not the main thread, there is no such signal to handle, or the file is a named pipe.
         OSError: If the file cannot be written, or the signal cannot be handled.
 
     Example:
@@ -84,10 +94,19 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
         raise TypeError(f"number is {number!r}; give a signal, such as signal.SIGUSR1")
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals are handled in the main thread only; call dump_on_signal() there")
+    if any(number == getattr(signal, name, None) for name in _FAULTS):
+        raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
     path = None if file is None else os.path.abspath(_directory.text_path(file))
     if path is not None:
-        os.close(_open(path))  # now, where the caller learns of it
+        _check(path)
     return SignalDump(number, path)
+
+
+def _check(path: str) -> None:
+    """Open the file once, where the caller learns of it if that fails."""
+    if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+        raise ValueError(f"file {path!r} is a named pipe, which may have no reader; give a plain file")
+    os.close(_open(path))
 
 
 class SignalDump:
@@ -138,15 +157,23 @@ class SignalDump:
     def _write(self) -> None:
         """Write the dump; a failure is told on stderr and never raised into whatever was interrupted."""
         try:
-            text = dump().encode("utf-8", "backslashreplace")
-            target = _STDERR if self.file is None else _open(self.file)
+            text = _dump_of_this_moment().encode("utf-8", "backslashreplace")
+            if self.file is None:
+                _write_to_stderr(text)
+                return
+            target = _open(self.file)
             try:
                 _write_all(target, text)
             finally:
-                if self.file is not None:
-                    os.close(target)
+                os.close(target)
         except Exception as error:  # noqa: BLE001 - told, where that is possible
             _complain(error)
+
+
+def _dump_of_this_moment() -> str:
+    """Return the dump with the process and the time: those of several may come to one file, and to one stderr."""
+    head, end, listed = dump().partition("\n")
+    return f"{head} in process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}{end}{listed}"
 
 
 def _open(path: str) -> int:
@@ -156,11 +183,30 @@ def _open(path: str) -> int:
 
 def _write_all(target: int, data: bytes) -> None:
     while data:
-        data = data[os.write(target, data) :]
+        try:
+            data = data[os.write(target, data) :]
+        except BlockingIOError:  # others have made the pipe or terminal that we share so
+            if not _has_room(target):
+                raise
+
+
+def _has_room(target: int) -> bool:
+    waiting = select.poll()
+    waiting.register(target, select.POLLOUT)
+    return bool(waiting.poll(_PATIENCE))
+
+
+def _write_to_stderr(text: bytes) -> None:
+    """Write to stderr, if the process was started with one.
+
+    Without one, its number is that of the first file that was opened since, which may be of a database.
+    """
+    if sys.__stderr__ is not None:
+        _write_all(_STDERR, text)
 
 
 def _complain(error: Exception) -> None:
     try:
-        _write_all(_STDERR, f"saferocks: the dump could not be written: {printable(str(error))}\n".encode())
+        _write_to_stderr(f"saferocks: the dump could not be written: {printable(str(error))}\n".encode())
     except OSError:  # there is no stderr, and nobody to tell
         return

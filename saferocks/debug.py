@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from saferocks import _debug_page
-from saferocks._debug_access import FORWARDING, LOOPBACK, Request, make_access
+from saferocks._debug_access import LOOPBACK, Request, is_forwarded, make_access
 from saferocks._debug_figures import figures
 from saferocks._debug_server import DebugServer
 from saferocks._dump import dump
@@ -61,7 +61,8 @@ class DebugApp:
         clients: Networks from which it may be seen, as `10.0.0.0/8`; this machine's own if left out.
         hosts: Names under which it may be asked for, besides `localhost` and addresses of this machine.
             A page on the internet can have its own name lead here, but not hide that name.
-        behind_proxy: Answer requests that came through a proxy too; the proxy decides then who sees it.
+        behind_proxy: Answer requests that came through a proxy too, and those over a Unix socket; the proxy
+            decides then who sees it.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -87,13 +88,14 @@ class DebugApp:
 
     def _wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         host = environ.get("HTTP_HOST")
-        sent = {name[5:].lower().replace("_", "-") for name in environ if name.startswith("HTTP_")}
+        sent = [name[5:].lower().replace("_", "-") for name in environ if name.startswith("HTTP_")]
+        version = environ.get("SERVER_PROTOCOL", "").removeprefix("HTTP/")
         request = Request(
             method=environ.get("REQUEST_METHOD", ""),
             query=environ.get("QUERY_STRING", ""),
             client=environ.get("REMOTE_ADDR"),
             hosts=() if host is None else (host,),
-            is_forwarded=not FORWARDING.isdisjoint(sent),
+            is_forwarded=is_forwarded(sent, version),
         )
         response = self._respond(request)
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", response.headers)
@@ -157,7 +159,7 @@ def _asgi_request(scope: dict[str, Any]) -> Request:
         query=scope.get("query_string", b"").decode("latin-1"),
         client=client[0] if client else None,
         hosts=tuple(value for name, value in headers if name == "host"),
-        is_forwarded=any(name in FORWARDING for name, _ in headers),
+        is_forwarded=is_forwarded((name for name, _ in headers), scope.get("http_version", "")),
     )
 
 
@@ -188,7 +190,7 @@ def serve(port: int = 0, *, app: DebugApp = app) -> DebugServer:
 
     Raises:
         PortInUseError: If another server has the port.
-        TypeError: If the port is no number.
+        TypeError: If the port is no number, or the application none.
         ValueError: If it is out of range.
 
     Example:

@@ -170,10 +170,24 @@ def test_the_names_of_this_machine(port: int, host: str) -> None:
     assert ask(port, Host=host).status == 200
 
 
-@pytest.mark.parametrize("name", ["Forwarded", "Via", "X_Forwarded_For", "X_Real_IP", "X_Forwarded_Host"])
+PROXIES = ["Forwarded", "Via", "X_Forwarded_For", "X_Forwarded_Host", "X_Forwarded_Proto", "X_Forwarded", "X_Real_IP"]
+PROXIES += ["X_Client_IP", "CF_Connecting_IP", "True_Client_IP", "X_Original_Forwarded_For", "CDN_Loop"]
+
+
+@pytest.mark.parametrize("name", PROXIES)
 def test_a_proxy_on_this_machine(port: int, name: str) -> None:
     """What came through a proxy is refused, whose client may be anybody, even if it says that it is not."""
     assert ask(port, **{name: "127.0.0.1"}).status == 403
+
+
+def test_a_proxy_that_says_nothing(port: int) -> None:
+    """HTTP/1.0, in which nginx asks with no header of its own unless it is told otherwise, is taken for a proxy's."""
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as nginx:
+        nginx.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % port)
+        answer = b"".join(iter(lambda: nginx.recv(65536), b"")).decode()
+    assert answer.split()[1] == "403"
+    assert "came through a proxy" in answer
+    assert wsgi(debug.DebugApp(behind_proxy=True), SERVER_PROTOCOL="HTTP/1.0")[0] == "200 OK"
 
 
 GUNICORN = """
@@ -262,9 +276,20 @@ def wsgi(app: debug.DebugApp, **environ: str) -> tuple[str, str]:
     return status[0], body
 
 
-@pytest.mark.parametrize("address", ["10.0.0.9", "192.168.1.1", "::2", "128.0.0.1", "", "none", "not an address"])
+@pytest.mark.parametrize("address", ["", "none"])
+def test_clients_without_an_address(address: str) -> None:
+    """Who connects from nobody knows where, as over a Unix socket, is refused unless a proxy is trusted."""
+    status, body = wsgi(debug.app, REMOTE_ADDR=address)
+    assert status.startswith("403")
+    assert "behind_proxy=True" in body
+    assert wsgi(debug.DebugApp(behind_proxy=True), REMOTE_ADDR=address, HTTP_VIA="proxy")[0] == "200 OK"
+    anywhere = debug.DebugApp(clients=["0.0.0.0/0", "::/0"])
+    assert wsgi(anywhere, REMOTE_ADDR=address)[0].startswith("403")
+
+
+@pytest.mark.parametrize("address", ["10.0.0.9", "192.168.1.1", "::2", "128.0.0.1", "not an address"])
 def test_clients_elsewhere(address: str) -> None:
-    """Who connects from elsewhere, or from nobody knows where, is refused."""
+    """Who connects from elsewhere is refused."""
     status, body = wsgi(debug.app, REMOTE_ADDR=address)
     assert status.startswith("403")
     assert "clients=[...]" in body
@@ -297,8 +322,15 @@ def test_bad_arguments() -> None:
         ({"clients": ["here"]}, ValueError),
         ({"hosts": [""]}, ValueError),
         ({"hosts": ["fine.example", "[broken"]}, ValueError),
+        ({"hosts": ["*"]}, ValueError),
+        ({"hosts": ["*.example.org"]}, ValueError),
+        ({"hosts": ["debug.example.org/path"]}, ValueError),
+        ({"hosts": ["b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"]}, ValueError),
+        ({"hosts": [5]}, TypeError),
+        ({"clients": [5]}, TypeError),
+        ({"clients": None}, TypeError),
     ):
-        with pytest.raises(error):
+        with pytest.raises(error, match=r"has host bits|'here'|which is no name|give a list of strings|give True"):
             debug.DebugApp(**arguments)
 
 
@@ -510,6 +542,14 @@ def test_a_port_that_is_none(port: Any, error: type[Exception]) -> None:
         debug.serve(port)
 
 
+def test_what_is_no_application() -> None:
+    """What cannot answer is refused at once, and not at each request."""
+    threads = threading.active_count()
+    with pytest.raises(TypeError, match="app is 'localhost'; give a DebugApp"):
+        debug.serve(app="localhost")
+    assert threading.active_count() == threads
+
+
 def test_the_server_listens_on_loopback_only() -> None:
     """No other address of this machine answers."""
     with debug.serve() as server:
@@ -579,6 +619,42 @@ def test_the_server_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+CLOSED_AMID_A_CLOSE = """
+import faulthandler, signal, sys
+faulthandler.dump_traceback_later(20, exit=True)
+from saferocks import debug
+server = debug.serve()
+shut_down = server._server.shutdown
+def interrupted():
+    server._server.shutdown = shut_down
+    signal.raise_signal(signal.SIGUSR1)
+    shut_down()
+def handle(number, frame):
+    if sys.argv[1] == "interrupt":
+        raise KeyboardInterrupt
+    server.close()
+signal.signal(signal.SIGUSR1, handle)
+server._server.shutdown = interrupted
+try:
+    server.close()
+    print("closed")
+except KeyboardInterrupt:
+    print("interrupted")
+    server.close()
+with debug.serve(server.port):
+    print("the port is free")
+"""
+
+
+@pytest.mark.parametrize(("what", "told"), [("close", "closed"), ("interrupt", "interrupted")])
+def test_a_signal_amid_a_close(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], what: str, told: str
+) -> None:
+    """A signal handler may close a server that is being closed, and one that an interrupt ended is done anew."""
+    done = run_python(CLOSED_AMID_A_CLOSE, what)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [told, "the port is free"]), done.stderr
+
+
 FORKED = """
 import os, sys
 from saferocks import debug
@@ -593,21 +669,51 @@ server.close()
 with debug.serve(server.port):
     print("the port is free")
 """
+FORKED_WITHOUT_A_NAME = """
+import os, sys
+from saferocks import debug
+port = debug.serve().port  # and nobody refers to the server
+reading, writing = os.pipe()
+if os.fork():
+    os.read(reading, 1)
+    os.execv(sys.executable, [sys.executable, "-c", f"import os; os.write(1, b'{port}\\\\n'); os.read(0, 1)"])
+os.write(writing, b".")
+os.close(1)
+os.read(0, 1)
+"""
 
 
 def test_a_forked_child_gives_up_the_port(tmp_path: Path) -> None:
     """A child that lives on after a fork does not keep the parent's port."""
+    assert _run_forked(FORKED, tmp_path) == (0, "the port is free\n")
+
+
+def test_a_forked_child_gives_up_the_port_of_a_server_without_a_name(tmp_path: Path) -> None:
+    """Neither does it keep that of a server to which the program has kept no reference."""
+    told: list[str] = []
+
+    def bind(line: str) -> None:
+        with debug.serve(int(line)):
+            told.append("the port is free")
+
+    assert _run_forked(FORKED_WITHOUT_A_NAME, tmp_path, bind)[0] == 0
+    assert told == ["the port is free"]
+
+
+def _run_forked(program: str, folder: Path, meanwhile: Callable[[str], None] = lambda line: None) -> tuple[int, str]:
+    """Run a program until it has written a line, do something meanwhile, and let it and its children end."""
     reading, writing = os.pipe()
     try:
-        done = _run_forked(reading, writing, tmp_path)
+        return _run_reading(program, folder, meanwhile, reading, writing)
     finally:
         os.close(reading)
-    assert done == (0, "the port is free\n")
 
 
-def _run_forked(reading: int, writing: int, folder: Path) -> tuple[int, str]:
+def _run_reading(
+    program: str, folder: Path, meanwhile: Callable[[str], None], reading: int, writing: int
+) -> tuple[int, str]:
     child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", FORKED],
+        [sys.executable, "-W", "ignore", "-c", program],
         stdin=reading,
         stdout=subprocess.PIPE,
         text=True,
@@ -616,7 +722,10 @@ def _run_forked(reading: int, writing: int, folder: Path) -> tuple[int, str]:
     )
     assert child.stdout is not None
     line = child.stdout.readline()
-    os.close(writing)
+    try:
+        meanwhile(line)
+    finally:
+        os.close(writing)
     child.stdout.close()
     return child.wait(SECONDS), line
 

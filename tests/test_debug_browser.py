@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import threading
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from selenium import webdriver
@@ -23,10 +26,10 @@ from saferocks import debug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from selenium.webdriver.chrome.webdriver import WebDriver
 
+ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 30
 SWITCHES = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -173,6 +176,85 @@ def test_a_server_that_has_gone(browser) -> None:
         shows(driver, "updated every two seconds")
     shows(driver, "what is shown is old")
     assert driver.find_element(By.ID, "live").is_displayed()
+
+
+HURRY = "const wait = AbortSignal.timeout; AbortSignal.timeout = (time) => wait.call(AbortSignal, time / 10);"
+
+
+def test_a_process_that_hangs(browser) -> None:
+    """When the process takes a connection and never answers, the page says that what it shows is old; until it does."""
+    answers = threading.Event()
+    answers.set()
+
+    def hanging(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        answers.wait(SECONDS)
+        return debug.app(environ, start_response)
+
+    driver = browser()
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HURRY})
+    with debug.serve(app=hanging) as server:
+        driver.get(server.url)
+        shows(driver, "updated every two seconds")
+        answers.clear()
+        try:
+            shows(driver, "what is shown is old")
+        finally:
+            answers.set()
+        shows(driver, "updated every two seconds")
+
+
+TOP = "return document.querySelector('[data-chart=counts] .top').textContent"
+NOTE = """
+const [status, top] = [document.getElementById("status"), document.querySelector("[data-chart=counts] .top")];
+window.noted = [];
+new MutationObserver(() => noted.push(status.textContent + "; " + top.textContent)).observe(status, {childList: true});
+"""
+SERVING = (
+    "import sys; from saferocks import debug; print(debug.serve(int(sys.argv[1])).port, flush=True); sys.stdin.read()"
+)
+
+
+@contextmanager
+def serving(port: int = 0) -> Iterator[tuple[int, int]]:
+    """A process that serves the page: its number, and the port."""
+    command = [sys.executable, "-c", SERVING, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        yield child.pid, int(child.stdout.readline())
+        child.kill()
+
+
+def test_another_process_answers(browser) -> None:
+    """When the program was started anew, the page names the process that it shows, and no curve mixes the two."""
+    driver = browser()
+    with serving() as (first, port):
+        driver.get(f"http://127.0.0.1:{port}/")
+        shows(driver, f"process {first}")
+        WebDriverWait(driver, SECONDS).until(lambda it: "over 0.0 s" not in it.execute_script(TOP))
+        driver.execute_script(NOTE)
+    with serving(port) as (second, _):
+        shows(driver, f"process {second}")
+        shows(driver, "updated every two seconds")
+        noted = driver.execute_script("return window.noted")
+        assert "another process answers than before: the curves begin anew; top 1, over 0.0 s" in noted
+        assert f"process {first}" not in driver.find_element(By.TAG_NAME, "body").text
+
+
+def test_what_the_reader_does_stays(path: str, url: str, browser) -> None:
+    """The keyboard stays where it is when the page is fetched anew, selected text too, and the tab counts on."""
+    driver = browser()
+    with saferocks.open(path, trace="stack") as db, db.items():
+        driver.get(url)
+        first = driver.find_element(By.TAG_NAME, "time")
+        driver.execute_script("document.querySelectorAll('summary')[1].focus()")
+        with db.items():
+            WebDriverWait(driver, SECONDS).until(lambda it: it.title == "saferocks: 3 open")
+        WebDriverWait(driver, SECONDS).until(lambda it: it.find_element(By.TAG_NAME, "time") != first)
+        assert driver.execute_script("return document.activeElement === document.querySelectorAll('summary')[1]")
+        driver.execute_script("getSelection().selectAllChildren(document.querySelector('#live table'))")
+        shows(driver, "tables wait while text in them is selected")
+        driver.execute_script("getSelection().removeAllRanges()")
+        shows(driver, "updated every two seconds")
 
 
 @pytest.mark.parametrize("javascript", [True, False])

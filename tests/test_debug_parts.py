@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import json
@@ -19,7 +20,8 @@ from saferocks._debug_figures import Database, figures
 from saferocks.errors import LockedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PORTS = st.integers(0, 65535)
 HERE = make_access(LOOPBACK, (), behind_proxy=False)
@@ -174,16 +176,17 @@ def test_figures_as_json(db: saferocks.Rdict) -> None:
     assert read["groups"][0]["stack"] == list(found.groups[0].stack)
     assert read["databases"][0]["memory"]["memtables"] == found.databases[0].memory.memtables
     assert read["rss"] > 1 << 20
+    assert not {"rss", "heap"} & set(read["databases"][0]["memory"])  # they are the process's, and told once
 
 
-NOTHING = dict.fromkeys((field.name for field in dataclasses.fields(inspection.MemoryUsage)), 0)
+NOTHING = dict.fromkeys((field.name for field in dataclasses.fields(inspection.NativeMemory)), 0)
 
 
 def test_kept_files() -> None:
     """What is kept is what there is beyond what is needed, never less than nothing, and not known when that is not."""
     assert Database("db", 0, None).kept_files is None
     for total, live, kept in ((10, 4, 6), (4, 10, 0), (0, 0, 0)):
-        memory = inspection.MemoryUsage(**{**NOTHING, "sst_total": total, "sst_live": live})
+        memory = inspection.NativeMemory(**{**NOTHING, "sst_total": total, "sst_live": live})
         assert Database("db", 0, memory).kept_files == kept
 
 
@@ -195,7 +198,7 @@ def test_a_database_that_a_finalizer_closes(db: saferocks.Rdict, monkeypatch: py
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(inspection, "memory_usage", fail)
+            patch.setattr(inspection, "native_memory", fail)
             assert figures().databases[0].memory is None
         assert figures().databases[0].memory is not None
         assert db._record.owner.lock.acquire(blocking=False)
@@ -221,6 +224,53 @@ def test_a_lock_is_waited_for_briefly(db: saferocks.Rdict, monkeypatch: pytest.M
         over.set()
         holder.join()
     assert figures().databases[0].memory is not None
+
+
+class Impatient:
+    """A lock that another thread keeps; notes for how long it was waited for."""
+
+    def __init__(self, waits: list[float]) -> None:
+        self.waits = waits
+
+    def acquire(self, timeout: float) -> bool:
+        self.waits.append(timeout)
+        threading.Event().wait(timeout)
+        return False
+
+
+def test_all_locks_are_waited_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many databases are being closed at once, a page waits no longer than for one."""
+    waits: list[float] = []
+    with contextlib.ExitStack() as opened:
+        for number in range(5):
+            db = opened.enter_context(saferocks.open(tmp_path / str(number)))
+            patch = opened.enter_context(monkeypatch.context())
+            patch.setattr(db._record.owner, "lock", Impatient(waits))
+        assert [database.memory for database in figures().databases] == [None] * 5
+    assert (len(waits), sum(waits) <= _debug_figures._PATIENCE) == (5, True)
+
+
+class Counted(list[Any]):
+    """A list that counts how often it is gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        Counted.times += 1
+        return super().__iter__()
+
+
+def test_more_databases_cost_no_more_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each handle is looked at equally often with one database and with many: there may be hundreds."""
+    copy, looks = _registry.snapshot, []
+    monkeypatch.setattr(_registry, "snapshot", lambda: Counted(copy()))
+    with contextlib.ExitStack() as opened:
+        for number in range(5):
+            opened.enter_context(saferocks.open(tmp_path / str(number)))
+            Counted.times = 0
+            figures()
+            looks.append(Counted.times)
+    assert looks == [looks[0]] * 5
 
 
 def test_the_registry_is_copied_once(db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch) -> None:

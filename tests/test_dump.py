@@ -111,6 +111,14 @@ def test_a_signal_writes_a_dump(db: saferocks.Rdict, told: Path) -> None:
         assert told.read_text().count("saferocks: 2 open handles") == 1
 
 
+def test_a_signal_tells_process_and_time(told: Path) -> None:
+    """Of several dumps in one file each tells whose it is and of when, and is the dump otherwise."""
+    with saferocks.dump_on_signal(signal.SIGUSR1, told):
+        signal.raise_signal(signal.SIGUSR1)
+    pattern = rf"saferocks: 0 open handles in process {os.getpid()}, \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n"
+    assert re.fullmatch(pattern, told.read_text())
+
+
 def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
     """Whoever handled the signal before goes on being called, after the dump, and is put back at the end."""
     calls: list[str] = []
@@ -119,7 +127,7 @@ def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
     try:
         with saferocks.dump_on_signal(signal.SIGUSR1, told) as dumps:
             signal.raise_signal(signal.SIGUSR1)
-        assert calls == ["saferocks: 0 open handles\n"]
+        assert [call[:25] for call in calls] == ["saferocks: 0 open handles"]
         assert signal.getsignal(signal.SIGUSR1) is mine
         dumps.stop()
         signal.raise_signal(signal.SIGUSR1)
@@ -166,7 +174,7 @@ with saferocks.open("db") as db, db.items(label="held"):
     print("a long line that overflows the buffer", file=sys.stderr)
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger("saferocks").addHandler(handler)
-    events.defer("saferocks.handle_leaked", kind="iterator")  # which would be logged, were it asked for
+    events.defer(events.Event("saferocks.handle_leaked", logging.WARNING, {}))  # logged, were it asked for
     holding = threading.Lock()
     handler.lock = holding  # not even a reentrant one
     owner = [record.owner for record in __import__("saferocks")._registry.snapshot()][0]
@@ -211,9 +219,9 @@ def test_a_signal_while_a_dump_is_written(told: Path, monkeypatch: pytest.Monkey
     try:
         with saferocks.dump_on_signal(signal.SIGUSR1, told):
             signal.raise_signal(signal.SIGUSR1)
-            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n", 2)
+            assert (len(told.read_text().splitlines()), len(calls)) == (1, 2)
             signal.raise_signal(signal.SIGUSR1)
-            assert (told.read_text(), len(calls)) == ("saferocks: 0 open handles\n" * 2, 4)
+            assert (len(told.read_text().splitlines()), len(calls)) == (2, 4)
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -280,6 +288,100 @@ def test_stderr_is_gone(run_python: Run) -> None:
     """
     done = run_python(program)
     assert (done.returncode, done.stdout) == (0, "on\n")
+
+
+NO_STDERR = """
+import os, signal, sys
+if len(sys.argv) == 1:
+    os.close(2)
+    os.execv(sys.executable, [sys.executable, __file__, "again"])
+import saferocks
+with open("other", "w+") as other, saferocks.dump_on_signal(signal.SIGUSR1):
+    assert os.path.sameopenfile(other.fileno(), 2), "the case is not there"
+    signal.raise_signal(signal.SIGUSR1)
+    other.seek(0)
+    print(repr(other.read()))
+with open("other", "w+") as other, saferocks.dump_on_signal(signal.SIGUSR1, "dumps"):
+    signal.raise_signal(signal.SIGUSR1)
+    print(open("dumps").read())
+"""
+
+
+def test_a_file_with_the_number_of_stderr(run_python: Run) -> None:
+    """In a program that was started without a stderr, the file that has got its number is not written to."""
+    done = run_python(NO_STDERR)
+    assert done.returncode == 0
+    nothing, told = done.stdout.splitlines()[:2]
+    assert (nothing, told[:25]) == ("''", "saferocks: 0 open handles")
+
+
+NOT_BLOCKING = """
+import os, signal, threading
+import faulthandler
+faulthandler.dump_traceback_later(40, exit=True)
+import saferocks
+reading, writing = os.pipe()
+os.dup2(writing, 2)
+os.close(writing)
+os.set_blocking(2, False)
+found = []
+def read():
+    while data := os.read(reading, 1000):
+        found.append(data)
+thread = threading.Thread(target=read)
+with saferocks.open("db") as db, db.items(label="x" * 300_000), saferocks.dump_on_signal(signal.SIGUSR1):
+    thread.start()
+    signal.raise_signal(signal.SIGUSR1)
+    expected = saferocks.dump()
+os.close(2)
+thread.join()
+text = b"".join(found).decode()
+print(len(text) > 300_000, text.count("open handle"), len(text.splitlines()) == len(expected.splitlines()))
+"""
+
+
+def test_a_stderr_that_does_not_block(run_python: Run) -> None:
+    """Where stderr takes only a part at a time, as others may have arranged, the whole dump is written still."""
+    done = run_python(NOT_BLOCKING)
+    assert (done.returncode, done.stdout) == (0, "True 1 True\n"), done.stderr
+
+
+def test_a_reader_that_reads_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that does not block and stays full is waited for briefly, and then given up."""
+    monkeypatch.setattr(_dump, "_PATIENCE", 10)
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with pytest.raises(BlockingIOError):
+            _dump._write_all(writing, b"x" * 1_000_000)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_crashes_are_refused(told: Path) -> None:
+    """Signals of a crash, which a handler in Python would return to for ever, are refused with what to use instead."""
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        with pytest.raises(ValueError, match="use faulthandler"):
+            saferocks.dump_on_signal(number, told)
+    assert not told.exists()
+
+
+NAMED_PIPE = """
+import os, signal
+import saferocks
+os.mkfifo("pipe")
+try:
+    saferocks.dump_on_signal(signal.SIGUSR1, "pipe")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_named_pipe_is_refused(run_python: Run) -> None:
+    """A named pipe, on which a signal handler would wait for a reader for ever, is refused at the call."""
+    done = run_python(NAMED_PIPE, timeout=20)
+    assert "is a named pipe, which may have no reader; give a plain file" in done.stdout
 
 
 def test_bad_arguments(told: Path) -> None:

@@ -3,6 +3,7 @@
 "use strict";
 (() => {
   const PERIOD = 2000;
+  const PATIENCE = 10000;
   const MOST = 900;
   const seen = [];
   const charts = document.getElementById("charts");
@@ -14,6 +15,13 @@
   function remember(figures) {
     seen.push(figures);
     if (seen.length > MOST) seen.shift();
+  }
+
+  // A program that was started anew, or another of a server's workers: its curves are not those of the one before.
+  function forgetIfAnother(figures) {
+    const another = figures.process !== seen[seen.length - 1].process;
+    if (another) seen.length = 0;
+    return another;
   }
 
   function written(value, unit) {
@@ -67,22 +75,29 @@
   function replace(live, fresh) {
     const open = new Set([...live.querySelectorAll("details[open]")].map((each) => each.dataset.key));
     fresh.querySelectorAll("details").forEach((each) => { each.open = open.has(each.dataset.key); });
+    const key = live.contains(document.activeElement) && document.activeElement.closest("details")?.dataset.key;
     const boxes = [...live.querySelectorAll(".box")].map((box) => box.scrollLeft);
     live.replaceWith(document.adoptNode(fresh));
     fresh.querySelectorAll(".box").forEach((box, at) => { box.scrollLeft = boxes[at] || 0; });
+    if (key) fresh.querySelector(`details[data-key="${key}"] summary`)?.focus({ preventScroll: true });
   }
 
   async function update() {
     try {
-      const answer = await fetch(address, { cache: "no-store" });
+      const answer = await fetch(address, { cache: "no-store", signal: AbortSignal.timeout?.(PATIENCE) });
       if (!answer.ok) throw new Error("status " + answer.status);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.getElementById("live");
       const live = document.getElementById("live");
+      const another = forgetIfAnother(figuresIn(fresh));
+      const reading = !another && isReading(live);
       remember(figuresIn(fresh));
-      if (!isReading(live)) replace(live, fresh);
+      if (!reading) replace(live, fresh);
       redraw();
-      status.textContent = "updated every two seconds";
+      document.title = page.title;
+      document.querySelector("h1").textContent = page.querySelector("h1").textContent;
+      status.textContent = another ? "another process answers than before: the curves begin anew"
+        : reading ? "tables wait while text in them is selected" : "updated every two seconds";
       status.className = "faint";
     } catch (error) {
       status.textContent = "no answer (" + error.message + "): what is shown is old";
