@@ -102,7 +102,7 @@ class Totals:
         self.name = name
         kinds = _PROCESS_KINDS if name is None else _DATABASE_KINDS
         self.series = {kind: Series() for kind in kinds}
-        self.turn = 0
+        self.turn = next(_turns)
 
     def of(self, kind: str) -> Series:
         """Return the totals of a kind of handle."""
@@ -131,13 +131,13 @@ class Totals:
 
 #: Holds one token once releases are counted; what is not in it costs releases nothing.
 counting: list[None] = []
+_turns = itertools.count(1)
 #: Held while what is fresh is added up.
 _adding = Lock()
 _process = Totals(None)
 #: Those of databases by their names. They leave it only to be forgotten: of two threads that open one path at a
 #: moment, both are to find the same.
 _databases: dict[str, Totals] = {}
-_turns = itertools.count(1)
 
 
 def of_database(name: str | None, open_names: Callable[[], Collection[str | None]]) -> Totals:

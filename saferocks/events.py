@@ -157,7 +157,7 @@ def set_hooks(hooks: Iterable[Hook] | None) -> None:
     for hook in given:
         if not callable(hook):
             raise TypeError(f"hooks has {hook!r} in it; give functions that take an event")
-        if iscoroutinefunction(hook) or iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - see above
+        if iscoroutinefunction(hook) or iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - a class may have an async one
             raise TypeError(f"hooks has {hook!r} in it, which nobody would await; give a function that is not async")
     _hooks = given
 
