@@ -14,6 +14,7 @@ from operator import add, attrgetter
 from typing import TYPE_CHECKING
 
 from saferocks import _engine, _registry, _totals, inspection
+from saferocks.errors import ColumnFamilyNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,6 +166,8 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
         if record.reason is not None or owner.closing or record.native is None:
             return None
         figures: DatabaseFigures = _engine.call(partial(_measure, record, counts_alone))
+    except ColumnFamilyNotFoundError:  # this thread is about to drop one, and a signal handler asks, or it was stopped
+        return None
     except Exception:
         # The lock is no obstacle to a finalizer in this very thread, which may have closed it in the midst.
         if record.reason is None and not owner.closing:

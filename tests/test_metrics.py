@@ -365,6 +365,26 @@ def test_a_database_that_a_finalizer_closes_in_the_midst(
         pass
 
 
+def test_a_database_whose_families_are_being_changed_by_this_thread(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """A scrape in a signal handler, in the midst of dropping a column family, leaves that database out and ends."""
+    family = db.create_column_family("f")
+    heard: list[Scraped] = []
+
+    class Interrupts(set[str]):
+        """Is asked to forget the family when RocksDB has dropped it."""
+
+        def discard(self, name: str) -> None:
+            heard.append(scrape())
+            super().discard(name)
+
+    db._record.owner.families = Interrupts(db._record.owner.families)
+    db.drop_column_family("f")
+    assert heard[0].named("live_sst_bytes") == {}
+    assert heard[0]("open_handles", kind="database", database=db.path()) == 1
+    assert len(scrape().named("live_sst_bytes")) == 1
+    del family
+
+
 def test_an_error_of_an_open_database_is_not_hidden(
     scrape: Scrape, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
