@@ -12,7 +12,10 @@ to its release. A lease and a tally tell of a handle that may have been released
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Names and values of context variables, as structlog has bound them.
 Bound = tuple[tuple[str, Any], ...]
@@ -24,6 +27,12 @@ kept: dict[int, Bound] = {}
 modules = sys.modules
 _PREFIX = "structlog_"
 _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+#: What makes a plain value of one whose type derives from these, and may have attributes that lead anywhere.
+_PLAIN_PARTS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+)
 #: Further types whose values cannot lead to a handle, by name: importing them would cost who has none.
 _PLAIN_NAMES = frozenset(
     {"uuid.UUID", "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "decimal.Decimal"}
@@ -56,5 +65,8 @@ def _kept(value: Any) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
+    for base, plain in _PLAIN_PARTS:  # text of a web framework, say, or a number with a name
+        if isinstance(value, base):
+            return plain(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
     return value if name in _PLAIN_NAMES else f"<{name}>"

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _guard, _registry
+from saferocks import _engine, _guard, _registry, _telling, events
 from saferocks._cursor import PinnedCursor
 from saferocks._handle import release, take_over, wait_until_unused
 from saferocks._registry import Reason
@@ -103,6 +103,7 @@ def _is_being_opened(child: HandleRecord) -> bool:
 
 def _release_all(record: FamilyRecord, deadline: float) -> None:
     failures: list[BaseException] = []
+    bound = record.bound
     try:
         for child in reversed(_children(record.owner)):
             if child is not record:
@@ -112,7 +113,8 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
         record.owner.closing = False
         record.enable_again(None)
         raise
-    release(record, Reason.CLOSED)
+    if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
+        events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
     record.owner.options = None  # half a megabyte with statistics, which every handle that is still held would keep
     if failures:
         _engine.throw(failures[:1])

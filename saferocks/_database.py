@@ -205,7 +205,6 @@ class Rdict(BatchMethods):
             see()
         if self._record.reason is not None:
             return
-        bound = self._record.bound
         try:
             _closing.close(self._record, cancel_background=cancel_background)
         except Exception as failure:
@@ -214,7 +213,6 @@ class Rdict(BatchMethods):
             note_failure(error, failure)
             return
         events.drain()
-        events.emit(events.debug("saferocks.database_closed", bound, _telling.fields_of(self._record)))
         try:
             _guard.settle(owner)
         except Exception as failure:

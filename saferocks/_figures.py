@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
-from functools import partial
-from operator import attrgetter
+from dataclasses import astuple, dataclass, replace
+from functools import partial, reduce
+from operator import add, attrgetter
 from typing import TYPE_CHECKING
 
 from saferocks import _engine, _registry, _totals, inspection
+from saferocks.errors import ColumnFamilyNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from saferocks._owner import FamilyRecord
     from saferocks._registry import Record
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds that one reckoning waits, in all, for databases that are being closed or changed.
 _PATIENCE = 0.25
-_ATTEMPTS = 5
+#: Seconds for which RocksDB's counts and the registry's are taken again if they differ.
+_RECOUNT_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -101,27 +103,30 @@ def reckon() -> Figures:
     """Return the figures of this moment."""
     every = _totals.every()
     records = _registry.snapshot()
-    databases: dict[str, DatabaseFigures] = {}
+    handles = handle_figures(records, every)
     deadline = time.monotonic() + _PATIENCE
     present: list[FamilyRecord] = [record for record in records if record.kind == "database"]  # type: ignore[misc]
     options = [id(record.owner.options) for record in present]
+    databases: dict[str, DatabaseFigures] = {}
     for record in present:
         # RocksDB counts the iterators of databases that have the same Options together.
         found = _ask(record, options.count(id(record.owner.options)) == 1, deadline)
         if found is not None:
             databases[found.database] = databases[found.database] + found if found.database in databases else found
-    return Figures(handle_figures(records, every), tuple(databases.values()), inspection.heap_used())
+    shown = {record.owner.name: record.owner.totals.name for record in present}
+    return Figures(handles, tuple(_bounded(databases, shown)), inspection.heap_used())
 
 
 # --------------------------------------------------------------------------- handles
 
 
-def handle_figures(records: Sequence[Record], every: Iterable[Totals]) -> tuple[HandleFigures, ...]:
+def handle_figures(records: Sequence[Record], every: Mapping[tuple[Totals, str], Held]) -> tuple[HandleFigures, ...]:
     """Return the figures of handles.
 
     Args:
         records: A copy of the registry, oldest first.
-        every: The totals, read before that copy was made.
+        every: For how long handles were held, read before that copy was made: what has been released
+            since is in the copy, and must not be counted again.
     """
     # Two lists rather than one of pairs: 100,000 tuples would start a collection, and that take twice the rest.
     totals, kinds = list(map(attrgetter("owner.totals"), records)), list(map(attrgetter("kind"), records))
@@ -129,14 +134,16 @@ def handle_figures(records: Sequence[Record], every: Iterable[Totals]) -> tuple[
     # Youngest first, so that of each key the oldest is what stays.
     oldest = dict(zip(zip(reversed(totals), reversed(kinds), strict=True), reversed(records), strict=True))
     epoch = time.time() - time.monotonic()
-    known = {(each, kind): None for each in every for kind in list(each.series)}
-    every_key = known | dict.fromkeys(counts)
-    return tuple(_of_kind(each, kind, counts[each, kind], oldest.get((each, kind)), epoch) for each, kind in every_key)
+    # Those of a database that was opened since are known by its handles alone.
+    known = {**dict.fromkeys(counts, _totals.Held()), **every}
+    return tuple(
+        _of_kind(each, kind, counts[each, kind], held, oldest.get((each, kind)), epoch)
+        for (each, kind), held in known.items()
+    )
 
 
-def _of_kind(totals: Totals, kind: str, count: int, oldest: Record | None, epoch: float) -> HandleFigures:
+def _of_kind(totals: Totals, kind: str, count: int, held: Held, oldest: Record | None, epoch: float) -> HandleFigures:
     series = totals.of(kind)
-    held = series.held
     # A handle that is being released at this moment is neither open nor counted. To tell one less than before
     # would be taken for a restart of the program.
     opened = series.opened = max(series.opened, count + held.count)
@@ -159,6 +166,8 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
         if record.reason is not None or owner.closing or record.native is None:
             return None
         figures: DatabaseFigures = _engine.call(partial(_measure, record, counts_alone))
+    except ColumnFamilyNotFoundError:  # this thread is about to drop one, and a signal handler asks, or it was stopped
+        return None
     except Exception:
         # The lock is no obstacle to a finalizer in this very thread, which may have closed it in the midst.
         if record.reason is None and not owner.closing:
@@ -172,10 +181,9 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
 
 def _measure(record: FamilyRecord, counts_alone: bool) -> DatabaseFigures:
     memory = inspection.native_memory(record.native, sorted(record.owner.families))
+    until = time.monotonic() + _RECOUNT_SECONDS
     found = _count(record, counts_alone)
-    for _ in range(_ATTEMPTS):  # other threads open and release meanwhile
-        if found[:2] == found[2:]:
-            break
+    while found[:2] != found[2:] and time.monotonic() < until:  # other threads open and release meanwhile
         found = _count(record, counts_alone)
     snapshots, iterators, registered_snapshots, registered_iterators = found
     return DatabaseFigures(record.owner.name, memory, snapshots, registered_snapshots, iterators, registered_iterators)
@@ -208,6 +216,20 @@ def count_iterators(records: Sequence[Record]) -> int:
     pairs = [pair for record in records if record.kind == "snapshot" for pair in record.native or ()]
     pinned = sum(cursor is not None and cursor.native is not None for _, cursor in pairs)
     return scans + pinned + sum(count for kind, count in alone.items() if kind.__name__ in _engine.ITERATOR_NAMES)
+
+
+def _bounded(databases: Mapping[str, DatabaseFigures], shown: Mapping[str, str | None]) -> Iterator[DatabaseFigures]:
+    """Return the figures of databases, all those together that have no series of their own.
+
+    Args:
+        databases: By their paths.
+        shown: The names under which the paths are told.
+    """
+    rest = [found for path, found in databases.items() if shown[path] != path]
+    yield from (found for path, found in databases.items() if shown[path] == path)
+    if rest:
+        memory = inspection.NativeMemory(*map(sum, zip(*(astuple(each.memory) for each in rest), strict=True)))
+        yield replace(reduce(add, rest), database=_totals.OTHERS, memory=memory)
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -46,7 +45,13 @@ class Metric:
 
 def database_label(name: str | None) -> str:
     """Return the label of a database: its path as text that UTF-8 can hold; empty for the process's own handles."""
-    return "" if name is None else os.fsencode(name).decode("utf-8", "backslashreplace")
+    if name is None:
+        return ""
+    # Not by the encoding of file names: a path that it has no letters for was never opened, but it was named.
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def handle_labels(figures: HandleFigures) -> Labels:

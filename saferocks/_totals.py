@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from dataclasses import dataclass
+from operator import attrgetter
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -92,14 +93,16 @@ class Totals:
     Attributes:
         name: The path, as it was given; None for the process.
         series: By the kind of handle. The known kinds are there from the start, with nothing in them.
+        turn: A number that is higher the later a database of this name was opened.
     """
 
-    __slots__ = ("name", "series")
+    __slots__ = ("name", "series", "turn")
 
     def __init__(self, name: str | None) -> None:
         self.name = name
         kinds = _PROCESS_KINDS if name is None else _DATABASE_KINDS
         self.series = {kind: Series() for kind in kinds}
+        self.turn = next(_turns)
 
     def of(self, kind: str) -> Series:
         """Return the totals of a kind of handle."""
@@ -128,10 +131,12 @@ class Totals:
 
 #: Holds one token once releases are counted; what is not in it costs releases nothing.
 counting: list[None] = []
+_turns = itertools.count(1)
 #: Held while what is fresh is added up.
 _adding = Lock()
 _process = Totals(None)
-#: Those of databases by their names; the one that was opened last comes last.
+#: Those of databases by their names. They leave it only to be forgotten: of two threads that open one path at a
+#: moment, both are to find the same.
 _databases: dict[str, Totals] = {}
 
 
@@ -146,15 +151,24 @@ def of_database(name: str | None, open_names: Callable[[], Collection[str | None
     """
     if name is None:
         return _process
-    found = _databases.pop(name, None)
-    if found is None and len(_databases) >= MOST_DATABASES:
-        present = open_names()
-        closed = [other for other in list(_databases) if other not in present and other != OTHERS]
-        if closed:
-            _databases.pop(closed[0], None)
-        elif name != OTHERS:
-            return _databases.setdefault(OTHERS, Totals(OTHERS))
-    return _databases.setdefault(name, found or Totals(name))
+    found = _databases.get(name)
+    if found is None:
+        shown = _with_room(name, open_names)
+        found = _databases.setdefault(shown, Totals(shown))
+    found.turn = next(_turns)
+    return found
+
+
+def _with_room(name: str, open_names: Callable[[], Collection[str | None]]) -> str:
+    """Return what a new database is counted under, having made room for it."""
+    if len(_databases) < MOST_DATABASES:
+        return name
+    present = open_names()
+    closed = [each for each in list(_databases.values()) if each.name not in present and each.name != OTHERS]
+    if not closed:
+        return OTHERS
+    _databases.pop(min(closed, key=attrgetter("turn")).name or "", None)
+    return name
 
 
 def begin() -> None:
@@ -163,8 +177,8 @@ def begin() -> None:
         counting.append(None)
 
 
-def every() -> list[Totals]:
-    """Return all totals, with everything that is fresh added up."""
+def every() -> dict[tuple[Totals, str], Held]:
+    """Return for how long handles were held, by all totals and kinds, with everything that is fresh added up."""
     found = [_process, *_databases.copy().values()]
     if _adding.acquire(timeout=_PATIENCE):
         try:
@@ -173,7 +187,7 @@ def every() -> list[Totals]:
                     series.add_up()
         finally:
             _adding.release()
-    return found
+    return {(totals, kind): series.held for totals in found for kind, series in list(totals.series.items())}
 
 
 def start_afresh() -> None:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import iscoroutinefunction
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,12 @@ def log_to_structlog(event: Event) -> None:
     import structlog  # so that only who wants it pays for it
 
     fields = {name: value for name, value in event.as_dict().items() if name not in _TAKEN}
+    wrapper = structlog.get_config()["wrapper_class"]
+    if wrapper is getattr(structlog.stdlib, "AsyncBoundLogger", ...):  # nobody here could await what it returns
+        wrapper = structlog.stdlib.BoundLogger
+    logger = structlog.wrap_logger(None, wrapper_class=wrapper, logger_factory_args=("saferocks",))
     # Bound first: `method_name` and others are names of parameters that loggers hand on among themselves.
-    logger = structlog.get_logger("saferocks").bind(**fields)
+    logger = logger.bind(**fields)
     method = _METHODS.get(event.level)
     if method is None:
         logger.log(event.level, event.name)
@@ -131,7 +136,7 @@ def set_hooks(hooks: Iterable[Hook] | None) -> None:
             for the default, which is `log` alone.
 
     Raises:
-        TypeError: If that is no iterable of functions; what was set stays.
+        TypeError: If that is no iterable of functions, or one is async; what was set stays.
 
     Example:
         >>> from saferocks import events
@@ -152,6 +157,8 @@ def set_hooks(hooks: Iterable[Hook] | None) -> None:
     for hook in given:
         if not callable(hook):
             raise TypeError(f"hooks has {hook!r} in it; give functions that take an event")
+        if iscoroutinefunction(hook) or iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004 - a class may have an async one
+            raise TypeError(f"hooks has {hook!r} in it, which nobody would await; give a function that is not async")
     _hooks = given
 
 

@@ -27,7 +27,8 @@ class HandleInfo:
         id: Unique in the process; handles opened later have higher ones.
         age: Seconds since the opening.
         opened_at: The line of the opener's call, as `file:line`.
-        thread: The name of the opening thread, or its identifier once it is gone.
+        thread: The name of the opening thread; once it is gone its identifier, or the name of a thread
+            that was given that identifier since.
         database: The path of its database, or None for free-standing handles.
         label: The label given at the opening, if any.
         note: What would be lost with it, such as the operations of a batch.

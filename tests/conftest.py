@@ -49,6 +49,13 @@ def settings_stay() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _uncounted() -> Iterator[None]:
+    """Let no test count releases for those after it, which measure what handles take where nobody asks for totals."""
+    yield
+    _totals.counting.clear()
+
+
+@pytest.fixture(autouse=True)
 def _unwatched(request: pytest.FixtureRequest, settings_stay: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test marked `about_leaks` meet the guard as a program does: not strict, and with nobody watching.
 

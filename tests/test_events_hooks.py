@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import gc
 import logging
 import sys
@@ -16,7 +17,7 @@ import structlog
 from hypothesis import given, strategies as st
 
 import saferocks
-from saferocks import _bound, events
+from saferocks import _bound, _closing, _engine, events
 from saferocks.events import Event
 
 if TYPE_CHECKING:
@@ -101,6 +102,17 @@ def test_no_hooks_is_silence(db: saferocks.Rdict, caplog: pytest.LogCaptureFixtu
     assert events.get_hooks() == (events.log,)
 
 
+async def wait_for_ever(_event: Event) -> None:
+    """Is what nobody would await."""
+
+
+class Awaited:
+    """Likewise."""
+
+    async def __call__(self, _event: Event) -> None:
+        """Do nothing."""
+
+
 BAD_HOOKS: dict[str, Any] = {
     "a function": print,
     "a number": 7,
@@ -108,6 +120,8 @@ BAD_HOOKS: dict[str, Any] = {
     "names": ["log"],
     "a list with None": [print, None],
     "False": False,
+    "a coroutine function": [wait_for_ever],
+    "what is called as a coroutine": [Awaited()],
 }
 
 
@@ -201,6 +215,60 @@ def test_every_event_has_the_same_fields(path: str, clock: MovedClock, heard: li
         assert 0 <= event.fields["age"] < 60
         assert event.level == (logging.DEBUG if "database_" in event.name.replace("outlived_", "") else logging.WARNING)
     del kept
+
+
+def test_a_database_that_is_dropped_is_told_as_closed(path: str, heard: list[Event]) -> None:
+    """A database that nobody closes, and that is collected, is told as closed with what was bound at its opening."""
+    with structlog.contextvars.bound_contextvars(request_id="r"):
+        saferocks.Rdict(path, policy="ignore")
+    gc.collect()
+    saferocks.open_handles()
+    assert [event.name for event in heard] == ["saferocks.database_opened", "saferocks.database_closed"]
+    assert [event.bound for event in heard] == [{"request_id": "r"}] * 2
+
+
+def test_a_database_whose_close_fails_is_told_as_closed(
+    path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is closed though RocksDB reports an error on closing is told as closed."""
+    close_native = _engine.close_native
+
+    def fail(*arguments: Any) -> None:
+        close_native(*arguments)
+        raise saferocks.IOFailedError("IO error: as planned", code=5)
+
+    db = saferocks.Rdict(path)
+    with monkeypatch.context() as patched, pytest.raises(saferocks.IOFailedError):
+        patched.setattr(_engine, "close_native", fail)
+        db.close()
+    saferocks.open_handles()
+    named(heard, "database_closed")
+
+
+def test_a_database_that_two_threads_close_is_told_as_closed_once(
+    path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two closes at one moment one closes, and one event tells it."""
+    close, close_native = _closing.close, _engine.close_native
+    waits = threading.Event()
+    db = saferocks.Rdict(path)
+    second = threading.Thread(target=db.close)
+
+    def close_second(*arguments: Any, **named: Any) -> None:
+        if threading.current_thread() is second:
+            waits.set()
+        close(*arguments, **named)
+
+    def close_slowly(*arguments: Any) -> None:
+        second.start()
+        assert waits.wait(60)
+        close_native(*arguments)
+
+    monkeypatch.setattr(_closing, "close", close_second)
+    monkeypatch.setattr(_engine, "close_native", close_slowly)
+    db.close()
+    second.join()
+    named(heard, "database_closed")
 
 
 def test_a_count_is_that_of_the_line(db: saferocks.Rdict, clock: MovedClock, heard: list[Event]) -> None:
@@ -305,6 +373,7 @@ WRAPPERS = {
     "generic": structlog.BoundLogger,
     "stdlib": structlog.stdlib.BoundLogger,
     "filtering": structlog.make_filtering_bound_logger(logging.DEBUG),
+    "asynchronous": structlog.stdlib.AsyncBoundLogger,  # made only where a loop runs, and its methods are coroutines
 }
 
 
@@ -455,6 +524,29 @@ def test_plain_values_are_kept_as_they_are(values: dict[str, Any]) -> None:
 def test_structlog_still_has_what_the_quick_way_uses() -> None:
     """A canary: without this name each opening asks `get_contextvars`, which takes ten times as long."""
     assert isinstance(structlog.contextvars._CONTEXT_VARS, dict)
+
+
+class Text(str):
+    """Text with more to it, as that of web frameworks."""
+
+    __slots__ = ("handle",)
+
+
+class Level(enum.IntEnum):
+    """A number with a name."""
+
+    HIGH = 3
+
+
+@pytest.mark.usefixtures("_unbound")
+def test_text_and_numbers_with_more_to_them_are_kept_without_it() -> None:
+    """Of text and numbers of types of the program's own the plain value is kept, which leads to nothing else."""
+    text = Text("r1")
+    text.handle = []  # type: ignore[attr-defined]
+    with structlog.contextvars.bound_contextvars(request_id=text, level=Level.HIGH, share=type("F", (float,), {})(0.5)):
+        values = dict(_bound.bound())
+    assert values == {"request_id": "r1", "level": 3, "share": 0.5}
+    assert [type(value) for value in values.values()] == [str, int, float]
 
 
 @pytest.mark.usefixtures("_unbound")

@@ -262,8 +262,8 @@ def test_the_quick_count_is_that_of_the_audit(db: saferocks.Rdict) -> None:
     with db.snapshot() as snap, db.items(), db.iter(), snap.items(), db.snapshot(point_reads_only=True):
         records = list(db._record.owner.children.values())
         natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
-        assert _figures.count_snapshots(records) == sum(map(_engine.is_snapshot, natives.values())) == 2
-        assert _figures.count_iterators(records) == sum(map(_engine.is_iterator, natives.values())) == 4
+        counted = sum(map(_engine.is_snapshot, natives.values())), sum(map(_engine.is_iterator, natives.values()))
+        assert (_figures.count_snapshots(records), _figures.count_iterators(records)) == counted == (2, 4)
 
 
 def test_iterators_of_databases_that_share_options_are_not_told(scrape: Scrape, tmp_path: Path) -> None:
@@ -365,6 +365,26 @@ def test_a_database_that_a_finalizer_closes_in_the_midst(
         pass
 
 
+def test_a_database_whose_families_are_being_changed_by_this_thread(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """A scrape in a signal handler, in the midst of dropping a column family, leaves that database out and ends."""
+    family = db.create_column_family("f")
+    heard: list[Scraped] = []
+
+    class Interrupts(set[str]):
+        """Is asked to forget the family when RocksDB has dropped it."""
+
+        def discard(self, name: str) -> None:
+            heard.append(scrape())
+            super().discard(name)
+
+    db._record.owner.families = Interrupts(db._record.owner.families)
+    db.drop_column_family("f")
+    assert heard[0].named("live_sst_bytes") == {}
+    assert heard[0]("open_handles", kind="database", database=db.path()) == 1
+    assert len(scrape().named("live_sst_bytes")) == 1
+    del family
+
+
 def test_an_error_of_an_open_database_is_not_hidden(
     scrape: Scrape, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +454,29 @@ def test_a_total_does_not_go_down_while_a_handle_is_being_released(
     assert midst == [(0, 1)]
 
 
+def test_a_handle_that_is_released_during_a_scrape_is_counted_once(
+    scrape: Scrape, db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others release while RocksDB is asked is told as open, as in the copy, and not as released as well."""
+    many = 2 * _totals._MOST_FRESH
+    cursors = [db.iter().__enter__() for _ in range(many)]
+    memory = _figures.inspection.native_memory
+
+    def release_first(native: Any, names: Any) -> Any:
+        while cursors:
+            cursors.pop().__exit__(None, None, None)  # type: ignore[attr-defined]
+        return memory(native, names)
+
+    monkeypatch.setattr(_figures.inspection, "native_memory", release_first)
+    labels = {"kind": "iterator", "database": db.path()}
+    told = []
+    for found in (scrape(), scrape()):
+        told.append(
+            [found(name, **labels) for name in ("open_handles", "handles_opened_total", "handles_released_total")]
+        )
+    assert told == [[many, many, 0], [0, many, many]]
+
+
 def test_a_scrape_does_not_wait_for_who_adds_up(scrape: Scrape, db: saferocks.Rdict) -> None:
     """A scrape from a signal handler that has interrupted the adding up ends, with what has been added so far."""
     with db.items():
@@ -444,6 +487,28 @@ def test_a_scrape_does_not_wait_for_who_adds_up(scrape: Scrape, db: saferocks.Rd
             pass
     assert found("handles_released_total", kind="iterator", database=db.path()) == 0
     assert scrape()("handles_released_total", kind="iterator", database=db.path()) == 2
+
+
+def test_a_difference_that_stays_is_not_counted_for_long(db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where RocksDB and the registry differ they are counted again for a moment, and as many handles are only once."""
+    counted: list[object] = []
+    count = _figures._count
+
+    def count_slowly(*arguments: Any) -> Any:
+        counted.append(count(*arguments))
+        now[0] += _figures._RECOUNT_SECONDS / 3.5
+        return counted[-1]
+
+    now = [0.0]
+    monkeypatch.setattr(_figures, "_count", count_slowly)
+    monkeypatch.setattr(_figures.time, "monotonic", lambda: now[0])
+    unowned = db._record.native.snapshot()
+    list(metrics.Collector().collect())
+    assert len(counted) == 4
+    monkeypatch.setattr(_figures, "_RECOUNT_SECONDS", 0.0)
+    list(metrics.Collector().collect())
+    assert len(counted) == 5
+    del unowned
 
 
 def test_a_scrape_does_not_call_for_each_handle(db: saferocks.Rdict) -> None:
@@ -493,13 +558,57 @@ def test_labels_are_bounded(scrape: Scrape, tmp_path: Path) -> None:
         assert found("open_handles", kind="database", database=str(tmp_path / "main")) == 1
 
 
+def test_threads_that_open_one_path_find_the_same_totals(path: str) -> None:
+    """Openings of one path at one moment share their totals: a scrape with two would be of two series of one name."""
+    found: set[_totals.Totals] = set()
+
+    def open_often() -> None:
+        for _ in range(20_000):
+            found.add(_totals.of_database(path, set))
+
+    threads = [threading.Thread(target=open_often) for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) == 1
+
+
+def test_the_database_that_was_opened_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for another database is made by one that is closed, and of those by the one opened longest ago."""
+    monkeypatch.setattr(_totals, "MOST_DATABASES", 3)
+    for name in ("a", "b", "c", "a"):
+        _totals.of_database(name, set)
+    _totals.of_database("d", lambda: {"b"})
+    assert set(_totals._databases) == {"a", "b", "d"}
+    _totals.of_database("e", lambda: {"b"})
+    assert set(_totals._databases) == {"b", "d", "e"}
+
+
 def test_too_many_open_databases_share_a_label(scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More databases than are allowed, all open, are told together, and nothing is lost."""
     monkeypatch.setattr(_totals, "MOST_DATABASES", 2)
     with ExitStack() as stack:
-        for number in range(5):
-            stack.enter_context(saferocks.open(tmp_path / f"db{number}"))
+        databases = [stack.enter_context(saferocks.open(tmp_path / f"db{number}")) for number in range(5)]
+        for db in (databases[0], *databases[2:4]):
+            db[b"k"] = b"v"
+            db.flush()
+        for db in databases:
+            stack.enter_context(db.snapshot(point_reads_only=True))
         found = scrape()
+        alone = [db.memory().memtables for db in databases]
+    assert found.named("memtable_bytes") == {
+        (("database", str(tmp_path / "db0")),): alone[0],
+        (("database", str(tmp_path / "db1")),): alone[1],
+        (("database", "(others)"),): sum(alone[2:]),
+    }
+    assert found("live_sst_bytes", database="(others)") == 2 * found("live_sst_bytes", database=str(tmp_path / "db0"))
+    assert found("rocksdb_snapshots", database="(others)") == found("registered_snapshots", database="(others)") == 3
     counts = {dict(key)["database"]: value for key, value in found.named("open_handles").items()
               if dict(key)["kind"] == "database"}  # fmt: skip
     assert counts == {str(tmp_path / "db0"): 1, str(tmp_path / "db1"): 1, "(others)": 3}
@@ -513,6 +622,28 @@ def test_any_path_can_be_told(scrape: Scrape, tmp_path: Path) -> None:
         assert scrape()("open_handles", kind="database", database=odd) == 1
     assert _metrics.database_label(os.fsdecode(b"bad\xff")) == "bad\\xff"
     assert _metrics.database_label(None) == ""
+    assert _metrics.database_label("bad\ud800") == "bad\\ud800"
+
+
+ODD_LOCALE = """
+import sys
+import saferocks
+from saferocks import metrics
+from prometheus_client import CollectorRegistry, generate_latest
+registry = CollectorRegistry()
+metrics.register(registry)
+try:
+    saferocks.open("d\\xe9")
+except UnicodeEncodeError:
+    print(sys.getfilesystemencoding(), 'database="d\\xe9"'.encode() in generate_latest(registry))
+"""
+
+
+def test_a_path_that_the_locale_has_no_letters_for(run_python: Run) -> None:
+    """A path that could not be opened, as its letters are none of the locale's, makes no later scrape fail."""
+    env = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run_python(ODD_LOCALE, env=env)
+    assert (done.stdout, done.stderr) == ("ascii True\n", "")
 
 
 # --------------------------------------------------------------------------- names, registries, extras
