@@ -55,9 +55,13 @@ def environment(temporary: Path) -> dict[str, str]:
 def command(environment: dict[str, str], temporary: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command, and see that nothing temporary stays behind."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, files: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        limit = () if files is None else ("bash", "-c", f'ulimit -n {files}; exec "$0" "$@"')
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*limit, *COMMAND, *arguments],
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=CHILD_SECONDS,
@@ -334,6 +338,106 @@ def test_blob_files(command, path: str) -> None:
     assert f"blob file {blob.name} is missing" in command("doctor", path).stdout
 
 
+# --------------------------------------------------------------------------- files that are elsewhere, or too many
+
+
+LOGGED_ELSEWHERE = """
+import os, sys
+import saferocks
+options = saferocks.Options(raw_mode=True)
+options.set_wal_dir("logs")
+db = saferocks.open("db", options=options).__enter__()
+db[b"flushed"] = b"1"
+db.flush()
+db[b"logged"] = b"2"
+os._exit(0)
+"""
+
+
+def test_logs_that_are_not_there_are_missed(command, run_python, tmp_path: Path, monkeypatch) -> None:
+    """Where the directory of the write-ahead log is not found, it is said so, and not that all rows were read."""
+    monkeypatch.chdir(tmp_path)
+    assert run_python(LOGGED_ELSEWHERE).returncode == 0
+    path = str(tmp_path / "db")
+    assert command("scan", path, cwd=tmp_path).stdout == "flushed\t1\nlogged\t2\n"
+    done = command("scan", path, cwd=tmp_path / "db")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "is in 'logs', and there is no such directory here; run this where" in done.stderr
+    for name in ("verify", "doctor"):
+        done = command(name, path, cwd=tmp_path / "db")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "is in 'logs', and there is no such directory here" in done.stdout
+        assert "all rows were read" not in done.stdout
+
+
+def test_a_checkpoint_has_its_own_logs(command, tmp_path: Path) -> None:
+    """Of a checkpoint of a database with its logs elsewhere no row is shown that was written to those later."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_wal_dir(str(tmp_path / "logs"))
+    with saferocks.open(str(tmp_path / "db"), options=options) as db:
+        db[b"before"] = b"1"
+        with saferocks.Checkpoint(db) as checkpoint:
+            checkpoint.create_checkpoint(str(tmp_path / "copy"))
+        db[b"later"] = b"1"
+        assert command("scan", str(tmp_path / "copy")).stdout == "before\t1\n"
+        assert command("scan", str(tmp_path / "db")).stdout == "before\t1\nlater\t1\n"
+
+
+def test_files_in_other_directories(command, tmp_path: Path) -> None:
+    """SST files in the directories of `set_db_paths`, which nothing on disk names, are read where they are given."""
+    places = [str(tmp_path / name) for name in ("fast", "slow")]
+    for place in places:
+        Path(place).mkdir()
+    options = saferocks.Options(raw_mode=True)
+    options.set_db_paths([saferocks.DBPath(places[0], 30_000), saferocks.DBPath(places[1], 1 << 30)])
+    path = str(tmp_path / "db")
+    with saferocks.open(path, options=options) as db:
+        for _ in range(2000):
+            if any(Path(places[1]).glob("*.sst")):
+                break
+            db[b"k"] = b"v"
+            db.flush()  # by the fourth file RocksDB compacts, into the second directory
+    assert any(Path(places[1]).glob("*.sst"))
+    before = [tree(folder) for folder in (path, *places)]
+    for name in READING:
+        given = command(name, path, "--db-path", places[0], "--db-path", places[1])
+        assert (given.returncode, given.stderr) == (0, "")
+        done = command(name, path)
+        assert done.returncode == 1
+        assert "name those with --db-path" in done.stdout + done.stderr
+        assert ("files that it consists of are there" in given.stdout) == (name == "doctor")
+    assert [tree(folder) for folder in (path, *places)] == before
+
+
+@pytest.mark.parametrize("name", ["scan", "verify", "doctor"])
+def test_more_files_than_may_be_opened(command, path: str, name: str) -> None:
+    """What a process may not open is no damage: with room for each file once it is read, with less it is said so."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_disable_auto_compactions(True)
+    options.set_level_zero_slowdown_writes_trigger(1000)
+    options.set_level_zero_stop_writes_trigger(1000)
+    with saferocks.open(path, options=options) as db:
+        for number in range(150):
+            db[b"%03d" % number] = b"v"
+            db.flush()
+    done = command(name, path, files=280)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = command(name, path, files=120)
+    assert "damaged" not in done.stdout
+    assert "problem" not in done.stdout
+    if name != "doctor":  # which reads no row
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "Too many open files; let it open more (ulimit -n)" in done.stderr
+
+
+def test_temporary_files_are_never_in_the_database(command, filled: str) -> None:
+    """Where TMPDIR is the directory of the database, or in it, another one is taken, and nothing changes."""
+    before = tree(filled)
+    for folder in (filled, "."):
+        assert command("scan", filled, env={"TMPDIR": folder}, cwd=Path(filled)).returncode == 0
+        assert tree(filled) == before
+
+
 # --------------------------------------------------------------------------- scan
 
 
@@ -382,6 +486,51 @@ def test_a_scan_of_typed_values(command, typed: str, tmp_path: Path) -> None:
     assert not (tmp_path / "mark").exists()
     assert command("scan", typed, "--from", "1.0", "--key-type", "float").stdout == "1.5\tinf\nTrue\tFalse\n"
     assert command("scan", typed, "--prefix", "wor").stdout.startswith('"worse"')
+
+
+def test_a_scan_of_wide_columns(command, path: str) -> None:
+    """All columns of a row of wide columns are shown, each with its name."""
+    with saferocks.open(path) as db:
+        db.put_entity(b"k", [b"a", b"b\t"], [b"1", b"2"])
+        db[b"plain"] = b""
+    assert command("scan", path).stdout == "k\ta=1\tb\\x09=2\nplain\t\n"
+    row, plain = map(json.loads, command("scan", path, "--json").stdout.splitlines())
+    assert row["columns"][0] == {"name": "a", "name_type": "bytes", "value": "1", "value_type": "bytes"}
+    assert plain == {"key": "plain", "key_type": "bytes", "value": "", "value_type": "bytes"}
+
+
+def test_a_scan_of_typed_values_with_a_time_to_live(command, path: str) -> None:
+    """Their keys are shown, and no value, of which rocksdict takes the time for a part."""
+    access = saferocks.AccessType.with_ttl(1000)
+    with saferocks.open(path, raw_mode=False, access_type=access) as db:
+        for value in (5, 1.5, "text"):
+            db[str(value)] = value
+    done = command("scan", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        [f'"{value}"', "<value with a time to live>"] for value in ("1.5", "5", "text")
+    ]
+    rows = [json.loads(line) for line in command("scan", path, "--json").stdout.splitlines()]
+    assert rows[0] == {"key": "1.5", "key_type": "str", "value": None, "value_type": "with_ttl"}
+
+
+def test_a_scan_of_very_long_numbers(command, path: str) -> None:
+    """Numbers of more digits than Python writes in decimal are written in hexadecimal, and read so."""
+    with saferocks.open(path, raw_mode=False) as db:
+        db[-(2**20000)] = 2**20000
+    shown = hex(2**20000)
+    assert command("scan", path).stdout == f"-{shown}\t{shown}\n"
+    (row,) = map(json.loads, command("scan", path, "--json").stdout.splitlines())
+    assert row == {"key": f"-{shown}", "key_type": "int", "value": shown, "value_type": "int"}
+    assert command("scan", path, f"--from=-{shown}", "--key-type", "int").stdout == f"-{shown}\t{shown}\n"
+
+
+def test_a_quote_is_given_as_it_is_shown(command, path: str) -> None:
+    """A quote in a typed key is shown with a backslash, and can be given so."""
+    with saferocks.open(path, raw_mode=False) as db:
+        db['a "b"'] = 1
+    assert command("scan", path).stdout == '"a \\"b\\""\t1\n'
+    assert command("scan", path, "--prefix", 'a \\"b').stdout == '"a \\"b\\""\t1\n'
 
 
 # --------------------------------------------------------------------------- inspect, doctor, verify
@@ -553,6 +702,25 @@ def test_bad_input_is_one_line(command, filled: str, name: str) -> None:
     assert done.stderr.startswith(expected)
     assert (done.stderr.count("\n"), done.stdout, done.returncode) == (1, "", 2)
     assert tree(filled) == before
+
+
+def test_a_database_of_another_program(command, filled: str) -> None:
+    """One with a comparator that rocksdict lacks is no damage, and is not to be repaired."""
+    manifest = Path(filled, _manifest.current_name(filled))
+    manifest.write_bytes(manifest.read_bytes().replace(b"leveldb.BytewiseComparator", b"another.BytewiseComparator"))
+    for name in READING:
+        done = command(name, filled)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "is ordered by 'another.BytewiseComparator', which rocksdict lacks; read it with the" in done.stderr
+
+
+def test_nobody_to_tell_of_bad_input(environment: dict[str, str], path: str) -> None:
+    """Where stderr cannot be written the status is still that of bad input."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "scan", path], stderr=full, timeout=CHILD_SECONDS, env=environment, check=False
+        )
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("name", ["SAFEROCKS_POLICY", "SAFEROCKS_TRACE"])

@@ -122,6 +122,16 @@ def test_the_options_file_gives_what_is_in_force(path: str) -> None:
     assert found["Version", ""]["rocksdb_version"].count(".") == 2
 
 
+def test_the_options_of_families_with_odd_names(path: str) -> None:
+    """The options of a column family are found by its own name, whatever RocksDB has to escape in it."""
+    names = {"a:b", "#c", "d\\e", "f\ng", "h\x0bi\u2028"}
+    with saferocks.open(path) as db:
+        for name in names:
+            db.create_column_family(name)
+    found = {name for kind, name in _options_file.read_options_file(path) if kind == "CFOptions"}
+    assert found == {"default", *names}
+
+
 @given(st.text())
 def test_text_is_shown_in_printable_characters_and_read_back(text: str) -> None:
     """Any text comes out printable, and reading that gives the text again."""
