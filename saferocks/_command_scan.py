@@ -12,7 +12,7 @@ from saferocks import _terminal
 from saferocks._options_file import read_options_file
 from saferocks._shadow import Pickled, open_unchanged
 from saferocks._text import parse, parse_bytes, printable, printable_bytes
-from saferocks.errors import ColumnFamilyNotFoundError
+from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, IOFailedError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,9 +35,12 @@ def run(options: argparse.Namespace) -> int:
             rows: Any = family.keys(options.reverse, start, prefix=prefix)
         else:
             rows = family.entities(options.reverse, start, prefix=prefix)
-        with rows as found:
-            for row in itertools.islice(found, options.limit):
-                _terminal.say(_as_json(row) if options.json else _as_text(row, raw))
+        try:
+            with rows as found:
+                for row in itertools.islice(found, options.limit):
+                    _terminal.say(_as_json(row) if options.json else _as_text(row, raw))
+        except IOFailedError as error:  # the database is open: this is no mistake of whoever asks for it
+            raise CorruptionError(str(error), code=error.code) from error
     return 0
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from saferocks import _directory, _engine, _manifest
+from saferocks import _directory, _engine, _log_files, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
 from saferocks._options_file import read_options_file
@@ -186,7 +186,8 @@ def _open_now(place: Place, shadow: str, pinned: ExitStack) -> Rdict:
     """
     settings = read_options_file(place.path).get(("DBOptions", ""), {})
     folder = _log_folder(place.path, settings.get("wal_dir", ""), place.manner)
-    logs = _Logs(folder, recycled=settings.get("recycle_log_file_num", "0") != "0")
+    recycled = settings.get("recycle_log_file_num", "0") != "0"
+    logs = _Logs(folder, recycled=recycled, cut_off=place.manner is Manner.TOLERANT)
     _fix(place, shadow, logs, pinned)
     return pinned.enter_context(_open(shadow, place.manner))
 
@@ -222,11 +223,14 @@ class _Logs:
 
     What is deleted stays as it was for whoever has it open. But a writer that recycles its logs gives an old
     one a new name and writes over it: so those are copied, and must still have their names afterwards.
+
+    A log that RocksDB would read for ever is copied up to there, if it is to be read all the same.
     """
 
-    def __init__(self, folder: str, *, recycled: bool) -> None:
+    def __init__(self, folder: str, *, recycled: bool, cut_off: bool) -> None:
         self._folder = folder
         self._recycled = recycled
+        self._cut_off = cut_off
         self._taken: list[str] = []
 
     def _names(self) -> list[str]:
@@ -237,11 +241,15 @@ class _Logs:
         """Link or copy all of them."""
         self._taken = self._names()
         for name in self._taken:
-            if not self._recycled:
-                _link(os.path.join(self._folder, name), shadow, pinned)
-                continue
+            file, copy = os.path.join(self._folder, name), os.path.join(shadow, name)
             with suppress(FileNotFoundError):
-                shutil.copyfile(os.path.join(self._folder, name), os.path.join(shadow, name))
+                damage = _log_files.damage_in(file, is_manifest=False) if self._cut_off else None
+                if not self._recycled and damage is None:
+                    _link(file, shadow, pinned)
+                    continue
+                shutil.copyfile(file, copy)
+                if damage is not None:
+                    os.truncate(copy, damage.at)
 
     def are_as_taken(self) -> bool:
         """Tell whether the same ones are there: none came, none went, none was given another name."""
@@ -372,7 +380,7 @@ def check_database(path: str) -> str:
     if os.path.isfile(os.path.join(where, "CURRENT")):
         _check_readable(where)
     try:
-        is_database = _directory.look(where).is_database
+        is_database = _directory.look(where, logs=False).is_database  # the opening tells of those
     except CorruptionError:
         _check_comparator(where)
         raise

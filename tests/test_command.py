@@ -336,6 +336,8 @@ def test_blob_files(command, path: str) -> None:
     assert done.returncode == 1
     blob.unlink()
     assert f"blob file {blob.name} is missing" in command("doctor", path).stdout
+    done = command("scan", path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 # --------------------------------------------------------------------------- files that are elsewhere, or too many
@@ -668,6 +670,28 @@ def test_verify_of_a_damaged_log(command, run_python, path: str) -> None:
     assert lines[0].startswith("problem it cannot be opened: Corruption: ")
     assert lines[1].startswith("ok      default: ")
     assert lines[-1].startswith("every column family can be read to its end, but ")
+
+
+def test_verify_of_a_log_that_cannot_be_opened(command, run_python, path: str) -> None:
+    """Also where damage in a log is such that RocksDB is not let at it, all else is read, up to the damage."""
+    assert run_python(LOGGED, path).returncode == 0
+    (log,) = (file for file in Path(path).glob("*.log") if file.stat().st_size > 100_000)
+    with log.open("r+b") as file:
+        file.seek(32768 + 4)  # the rest of a record, in the second block
+        file.seek(32768 + 7 + int.from_bytes(file.read(2), "little"))
+        file.write(bytes(7))  # the header of the record after it
+    before = tree(path)
+    done = command("verify", path)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, tree(path) == before) == (1, "", True)
+    assert lines[0].startswith(f"problem it cannot be opened: Corruption: {log.name} of '{path}' is damaged at byte ")
+    assert int(lines[1].removeprefix("ok      default: ").removesuffix(" rows")) > 300
+    assert lines[-1].startswith("every column family can be read to its end, but ")
+    done = command("doctor", path)
+    assert f"problem Corruption: {log.name} of '{path}' is damaged at byte" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
+    done = command("scan", path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 # --------------------------------------------------------------------------- bad input
