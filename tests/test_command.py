@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _checkup, _log_files, _manifest, _shadow
+from saferocks import _checkup, _lock_holder, _log_files, _manifest, _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -556,6 +556,16 @@ def test_doctor_names_the_holder(command, path: str, db: saferocks.Rdict) -> Non
     assert f"open for writing in process {os.getpid()}: " in done.stdout
     db.close()
     assert "no process has it open for writing" in command("doctor", path).stdout
+
+
+def test_a_lock_of_the_same_number_elsewhere(tmp_path: Path) -> None:
+    """A process that holds a lock holds this one only if it has this file open, of which its own files tell."""
+    file, other = tmp_path / "LOCK", tmp_path / "other"
+    other.touch()
+    with file.open("w"):
+        assert _lock_holder.may_have_open(os.getpid(), file.stat())
+        assert not _lock_holder.may_have_open(os.getpid(), other.stat())
+    assert not _lock_holder.may_have_open(os.getpid(), file.stat())
 
 
 def test_doctor_finds_what_is_wrong(command, filled: str) -> None:
