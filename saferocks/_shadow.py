@@ -380,13 +380,30 @@ def check_database(path: str) -> str:
     if os.path.isfile(os.path.join(where, "CURRENT")):
         _check_readable(where)
     try:
-        is_database = _directory.look(where, logs=False).is_database  # the opening tells of those
+        is_database = _look(where).is_database
     except CorruptionError:
         _check_comparator(where)
         raise
     if not is_database:
         raise IOFailedError(f"there is no database in {where!r}: it has no CURRENT", code=5)
     return where
+
+
+def _look(where: str) -> _directory.Directory:
+    """Look at a directory; again if a writer has put another MANIFEST in its place meanwhile."""
+    while True:
+        before = _current(where)
+        try:
+            return _directory.look(where, logs=False)  # the opening tells of damaged logs
+        except CorruptionError:
+            if _current(where) == before:
+                raise
+
+
+def _current(where: str) -> bytes | None:
+    with suppress(OSError), open(os.path.join(where, "CURRENT"), "rb") as file:
+        return file.read(256)
+    return None
 
 
 def _check_readable(where: str) -> None:

@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _checkup, _lock_holder, _log_files, _manifest, _shadow
+from saferocks import _checkup, _directory, _lock_holder, _log_files, _manifest, _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,6 +265,26 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
     else:
         assert found == [b"flushed", b"later", b"logged"]
         assert len(calls) >= 2  # begun anew; and again if RocksDB deletes an old log meanwhile
+
+
+@pytest.mark.parametrize("module", [_directory, _manifest])
+def test_a_manifest_that_is_replaced_meanwhile(path: str, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """A MANIFEST that a writer replaces between the look at CURRENT and at itself is no damage."""
+    with saferocks.open(path):
+        old = _manifest.current_name(path)
+    opened: list[str] = []
+
+    def open_late(file: str, *arguments: Any, **more: Any) -> Any:
+        if os.path.basename(file) == old and not opened:
+            opened.append(file)
+            with saferocks.open(path):  # each opening makes a new MANIFEST
+                assert not os.path.exists(file)
+        return open(file, *arguments, **more)
+
+    monkeypatch.setattr(module, "open", open_late, raising=False)
+    assert _shadow.check_database(path) == path
+    assert _manifest.read_manifest(path).name != old
+    assert len(opened) == 1
 
 
 def test_doctor_misses_no_file_that_a_writer_deletes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
