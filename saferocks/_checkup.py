@@ -99,6 +99,9 @@ def _mode(path: str) -> Iterator[Finding]:
             says = json.load(file).get("raw_mode")
     except FileNotFoundError:
         yield Finding("note", f"there is no {_directory.CONFIG_NAME}", "the next opening for writing makes one")
+    except PermissionError as error:
+        text = f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}"
+        yield Finding("problem", text, "change its owner or mode")
     except (OSError, ValueError, AttributeError) as error:
         yield Finding("problem", f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}", _config(raw))
     else:

@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _terminal.prepare_streams()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _terminated)
     name = "saferocks"
     try:
         options = _parser().parse_args(arguments)

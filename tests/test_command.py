@@ -970,16 +970,21 @@ def test_closed_streams(
     assert done.stderr.count("\n") <= 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt(
     path: str, environment: dict[str, str], temporary: Path, number: signal.Signals, status: int
 ) -> None:
-    """Ctrl-C and a polite kill end a scan that is under way, without a traceback, and leave nothing behind."""
+    """Ctrl-C, a closed terminal and a polite kill end a scan that is under way, without a word, and leave nothing."""
     with saferocks.open(path) as db, db.bulk_writer() as bulk:
         for row in range(100_000):
             bulk[b"%08d" % row] = b"v" * 10
     child = subprocess.Popen(
-        [*COMMAND, "scan", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        [*COMMAND, "scan", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # which nohup would have it ignore
     )
     assert child.stdout is not None
     child.stdout.readline()  # it is under way, and will wait for a reader
