@@ -78,6 +78,7 @@ def _add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=_positive, help="at most so many rows")
     parser.add_argument("--reverse", action="store_true", help="from the last key to the first")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--damaged", action="store_true", help="what can be read, also if files are missing or damaged")
 
 
 def _positive(text: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _terminal
 from saferocks._options_file import read_options_file
-from saferocks._shadow import Pickled, open_unchanged
+from saferocks._shadow import Manner, Pickled, open_unchanged
 from saferocks._text import parse, parse_bytes, printable, printable_bytes
 from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, IOFailedError
 
@@ -25,7 +25,8 @@ _DEFAULT = "default"
 
 def run(options: argparse.Namespace) -> int:
     """Write the rows that are asked for."""
-    with open_unchanged(options.path, elsewhere=options.db_path) as reading:
+    manner = Manner.TOLERANT if options.damaged else Manner.USUAL
+    with open_unchanged(options.path, manner, elsewhere=options.db_path) as reading:
         name = _DEFAULT if options.column_family is None else options.column_family
         family = _chosen(reading.families, name)
         raw = family._raw

@@ -131,6 +131,6 @@ def _advise(found: str) -> int:
     _terminal.say()
     _terminal.say(
         f"{found}: restore a backup; "
-        "or save what can be read with `saferocks scan --json`, or try saferocks.Rdict.repair on a copy"
+        "or save what can be read with `saferocks scan --damaged --json`, or try saferocks.Rdict.repair on a copy"
     )
     return 1

@@ -671,6 +671,10 @@ def test_verify_goes_on_after_damage(command, path: str, what: str) -> None:
         assert [line.startswith(wrong) for line in lines].count(True) == (what != "overwritten")
     assert "ok      whole: 1000 rows" in lines
     assert lines[-1].startswith("2 of 3 column families damaged: restore a backup; ")
+    assert "`saferocks scan --damaged --json`" in lines[-1]
+    whole = ("scan", path, "--column-family", "whole")
+    assert command(*whole).returncode == 1
+    assert len(command(*whole, "--damaged", "--json").stdout.splitlines()) == 1000
     assert tree(path) == before
 
 
