@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from saferocks import _checkup, _terminal
 from saferocks._shadow import lacks_descriptors, open_unchanged
 from saferocks._text import printable
-from saferocks.errors import EngineError
+from saferocks.errors import EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
@@ -39,7 +39,7 @@ def _opening(options: argparse.Namespace) -> Iterator[Finding]:
         remedy = "change its owner or mode" if isinstance(error, PermissionError) else ""
         yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", remedy)
     except EngineError as error:
-        if lacks_descriptors(error):
+        if lacks_descriptors(error) or isinstance(error, NotSupportedError):
             raise
         text = printable(str(error).splitlines()[0])
         yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")

@@ -11,7 +11,7 @@ from saferocks._engine import DEFAULT_FAMILY
 from saferocks._options import ReadOptions
 from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
 from saferocks._text import printable
-from saferocks.errors import BusyError, EngineError
+from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with open_unchanged(options.path, Manner.STRICT, elsewhere=options.db_path) as reading:
             return _conclude(_verify(reading), reading)
-    except BusyError:
+    except (BusyError, NotSupportedError):  # which is no damage
         raise
     except EngineError as error:
         if lacks_descriptors(error):

@@ -246,7 +246,7 @@ def _read_tag(tag: int, reader: _Reader, edit: _Edit) -> None:
     elif tag == _FAMILY:
         edit.family = reader.varint()
     elif tag == _FAMILY_ADDED:
-        edit.added = reader.text().decode()
+        edit.added = reader.text().decode(errors="surrogateescape")  # RocksDB takes any bytes for a name
     elif tag == _FAMILY_DROPPED:
         edit.dropped = True
     else:

@@ -28,7 +28,7 @@ from saferocks import _directory, _engine, _log_files, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
 from saferocks._options_file import read_options_file
-from saferocks._text import printable
+from saferocks._text import printable, printable_bytes
 from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -268,6 +268,7 @@ def _fix(place: Place, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
     if not logs.are_as_taken():  # what is written from here on, into other logs too, is of a later state
         raise _MovedError
     manifest = _manifest.read_manifest(shadow)
+    _check_names(manifest)
     for name in filter(_COPIED.match, os.listdir(place.path)):
         with suppress(FileNotFoundError):  # an older OPTIONS file
             shutil.copyfile(os.path.join(place.path, name), os.path.join(shadow, name))
@@ -281,6 +282,22 @@ def _fix(place: Place, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
             f"in all; {FILES_ELSEWHERE}, or restore a backup",
             code=2,
         )
+
+
+def _check_names(manifest: _manifest.Manifest) -> None:
+    """Refuse what rocksdict cannot open.
+
+    Raises:
+        NotSupportedError: If the name of a column family is not UTF-8.
+    """
+    for name in manifest.families:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            shown = printable_bytes(name.encode("utf-8", "surrogateescape"))
+            raise NotSupportedError(
+                f"the name of column family '{shown}' is not UTF-8, and rocksdict cannot open it; "
+                "read it with the program that made it",
+                code=3,
+            )
 
 
 #: What to do where files are not in the directory of the database, and nothing says where they are.

@@ -772,6 +772,20 @@ def test_a_database_of_another_program(command, filled: str) -> None:
         assert "is ordered by 'another.BytewiseComparator', which rocksdict lacks; read it with the" in done.stderr
 
 
+def test_a_family_whose_name_is_not_text(command, path: str) -> None:
+    """A column family with a name that rocksdict cannot have is named, and is no damage."""
+    with saferocks.open(path) as db:
+        db.create_column_family("name#")
+    manifest = Path(path, _manifest.current_name(path))
+    content = manifest.read_bytes()
+    assert b"name#" in content
+    manifest.write_bytes(content.replace(b"name#", b"name\xff"))
+    for name in READING:
+        done = command(name, path)
+        assert (done.returncode, done.stderr.count("\n"), "problem" in done.stdout) == (2, 1, False)
+        assert "the name of column family 'name\\xff' is not UTF-8, and rocksdict cannot open it" in done.stderr
+
+
 def test_nobody_to_tell_of_bad_input(environment: dict[str, str], path: str) -> None:
     """Where stderr cannot be written the status is still that of bad input."""
     with open("/dev/full", "w") as full:
