@@ -261,18 +261,20 @@ def _info_log(path: str) -> str | None:
     return next((each for each in (outside, inside) if os.path.isfile(each)), None)
 
 
-_SMALL = 0.05
+_SMALL_SHARE, _SMALL_ROOM = 0.05, 1 << 30
 
 
 def _free_disk(path: str) -> Iterator[Finding]:
-    """Compare the room that is left with what a compaction of everything may need."""
     usage = shutil.disk_usage(path)
-    own = _directory_bytes(path)
-    shown = f"{_gib(usage.free)} of {_gib(usage.total)} free on its disk"
-    if usage.free < _SMALL * usage.total or usage.free < own:
-        yield Finding("problem", f"{shown}, and the database has {_gib(own)}", "make room: compactions need as much")
-    else:
-        yield Finding("ok", shown)
+    yield room(usage.free, usage.total, _directory_bytes(path))
+
+
+def room(free: int, total: int, own: int) -> Finding:
+    """Compare the room that is left on a disk with what a compaction of everything may need, all in bytes."""
+    shown = f"{_gib(free)} of {_gib(total)} free on its disk"
+    if free < max(own, min(_SMALL_ROOM, _SMALL_SHARE * total)):
+        return Finding("problem", f"{shown}, and the database has {_gib(own)}", "make room: compactions need as much")
+    return Finding("note" if free < _SMALL_SHARE * total else "ok", shown)
 
 
 def _directory_bytes(path: str) -> int:

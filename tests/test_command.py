@@ -617,6 +617,15 @@ def test_doctor_finds_what_is_wrong(command, filled: str) -> None:
     assert tree(filled) == before
 
 
+@pytest.mark.parametrize(
+    ("free", "own", "level"),
+    [(400 << 30, 1 << 30, "note"), (2 << 40, 1 << 30, "ok"), (400 << 30, 500 << 30, "problem"), (1 << 29, 1, "problem")],
+)
+def test_doctor_judges_the_room_on_the_disk(free: int, own: int, level: str) -> None:
+    """Too little is what a compaction of this database would not fit in, not a share of a disk of 10 TiB."""
+    assert _checkup.room(free, 10 << 40, own).level == level
+
+
 def test_verify_names_family_and_file(command, filled: str) -> None:
     """A flipped byte in a file is found, named with its column family and its own path; other families are read."""
     (table,) = (file for file in Path(filled).glob("*.sst") if file.stat().st_size > 10_000)
