@@ -115,7 +115,7 @@ def current_name(directory: str) -> str:
     """
     with open(os.path.join(directory, "CURRENT"), "rb") as file:
         name = file.read(256).decode("latin-1").strip()
-    if os.path.basename(name) != name or not name.startswith("MANIFEST-"):
+    if os.path.basename(name) != name or not name.startswith("MANIFEST-") or "\0" in name:
         raise CorruptionError(f"Corruption: CURRENT of {directory!r} names {name!r}, which is no MANIFEST", code=2)
     return name
 

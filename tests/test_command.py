@@ -619,7 +619,12 @@ def test_doctor_finds_what_is_wrong(command, filled: str) -> None:
 
 @pytest.mark.parametrize(
     ("free", "own", "level"),
-    [(400 << 30, 1 << 30, "note"), (2 << 40, 1 << 30, "ok"), (400 << 30, 500 << 30, "problem"), (1 << 29, 1, "problem")],
+    [
+        (400 << 30, 1 << 30, "note"),
+        (2 << 40, 1 << 30, "ok"),
+        (400 << 30, 500 << 30, "problem"),
+        (1 << 29, 1, "problem"),
+    ],
 )
 def test_doctor_judges_the_room_on_the_disk(free: int, own: int, level: str) -> None:
     """Too little is what a compaction of this database would not fit in, not a share of a disk of 10 TiB."""
@@ -779,6 +784,16 @@ def test_a_database_of_another_program(command, filled: str) -> None:
         done = command(name, filled)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "is ordered by 'another.BytewiseComparator', which rocksdict lacks; read it with the" in done.stderr
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"MANIFEST-00000\0\n", b"\xff"])
+def test_a_damaged_current_is_damage(command, filled: str, name: str, content: bytes) -> None:
+    """Whatever is in CURRENT, it is said in one line that it is damaged."""
+    Path(filled, "CURRENT").write_bytes(content)
+    done = command(name, filled)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "does not name a readable MANIFEST" in done.stderr
 
 
 def test_a_family_whose_name_is_not_text(command, path: str) -> None:

@@ -85,7 +85,7 @@ def test_a_cut_off_manifest_is_read_as_far_as_it_goes(db: saferocks.Rdict, path:
     assert set(seen) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"../MANIFEST-000001\n"])
+@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"../MANIFEST-000001\n", b"MANIFEST-00000\0\n"])
 def test_a_current_that_names_no_manifest(path: str, content: bytes) -> None:
     """A CURRENT that names something else, or a file elsewhere, is corruption."""
     Path(path).mkdir()
