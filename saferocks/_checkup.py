@@ -5,6 +5,7 @@ Each check is a function that yields findings; none of them raises for what it f
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING
 from saferocks import _directory, _manifest
 from saferocks._lock_holder import lock_holder
 from saferocks._options_file import read_options_file
+from saferocks._shadow import FILES_ELSEWHERE
 from saferocks._text import printable
 from saferocks.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from saferocks._manifest import Manifest
 
@@ -49,23 +51,30 @@ class Patient:
         names: The names in it.
         manifest: What its MANIFEST says, or None if that cannot be read.
         is_open: Whether a process has it open for writing, or may have.
+        elsewhere: Directories with more of its files.
     """
 
     path: str
     names: frozenset[str]
     manifest: Manifest | None
     is_open: bool
+    elsewhere: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """All directories that may hold files of it."""
+        return (self.path, *self.elsewhere)
 
 
 _BACKUP = "restore it from a backup, or try saferocks.Rdict.repair on a copy"
 
 
-def findings(path: str) -> Iterator[Finding]:
-    """Run all checks."""
+def findings(path: str, elsewhere: Sequence[str] = ()) -> Iterator[Finding]:
+    """Run all checks; `elsewhere` are directories with more of its files."""
     locked = list(_lock(path))
     manifest, damage = _read_manifest(path)
     is_open = any(finding.text.startswith("open for writing") for finding in locked)
-    patient = Patient(path, frozenset(os.listdir(path)), manifest, is_open)
+    patient = Patient(path, frozenset(os.listdir(path)), manifest, is_open, tuple(elsewhere))
     yield from _mode(path)
     yield from locked
     yield from damage
@@ -90,6 +99,9 @@ def _mode(path: str) -> Iterator[Finding]:
             says = json.load(file).get("raw_mode")
     except FileNotFoundError:
         yield Finding("note", f"there is no {_directory.CONFIG_NAME}", "the next opening for writing makes one")
+    except PermissionError as error:
+        text = f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}"
+        yield Finding("problem", text, "change its owner or mode")
     except (OSError, ValueError, AttributeError) as error:
         yield Finding("problem", f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}", _config(raw))
     else:
@@ -129,17 +141,19 @@ def _missing(patient: Patient) -> Iterator[Finding]:
     found = [
         (file.number, f"{file.name} of column family {printable(file.family)} {text}")
         for file in patient.manifest.files
-        if file.path_id == 0 and (text := _wrong(patient.path, file)) is not None
+        if (text := _wrong(patient, file)) is not None
     ]
     for number in sorted(patient.manifest.blobs):
-        if not os.path.lexists(os.path.join(patient.path, f"{number:06d}.blob")):
+        if not any(os.path.lexists(os.path.join(each, f"{number:06d}.blob")) for each in patient.places):
             found.append((number, f"blob file {number:06d}.blob is missing"))
     if found:
         # A writer deletes only what is in its MANIFEST no more: what still is in there is missing for good.
         now, _ = _read_manifest(patient.path)
         needed = None if now is None else {file.number for file in now.files} | now.blobs
         found = [(number, text) for number, text in found if needed is None or number in needed]
-    yield from (Finding("problem", text, _BACKUP) for _, text in found)
+    for _, text in found:
+        remedy = f"{_BACKUP}; {FILES_ELSEWHERE}" if text.endswith("missing") else _BACKUP
+        yield Finding("problem", text, remedy)
     if not found:
         count = len(patient.manifest.files) + len(patient.manifest.blobs)
         yield Finding("ok", f"all {count} files that it consists of are there, in full")
@@ -152,10 +166,10 @@ def wrong_files(path: str) -> list[Finding]:
     return [*damage, *(finding for finding in _missing(patient) if finding.level == "problem")]
 
 
-def _wrong(path: str, file: _manifest.LiveFile) -> str | None:
-    for suffix in (".sst", ".ldb"):
+def _wrong(patient: Patient, file: _manifest.LiveFile) -> str | None:
+    for folder, suffix in itertools.product(patient.places, (".sst", ".ldb")):
         try:
-            found = os.stat(os.path.join(path, f"{file.number:06d}{suffix}")).st_size
+            found = os.stat(os.path.join(folder, f"{file.number:06d}{suffix}")).st_size
         except FileNotFoundError:
             continue
         return None if found == file.size else f"has {found} bytes instead of {file.size}"
@@ -247,18 +261,20 @@ def _info_log(path: str) -> str | None:
     return next((each for each in (outside, inside) if os.path.isfile(each)), None)
 
 
-_SMALL = 0.05
+_SMALL_SHARE, _SMALL_ROOM = 0.05, 1 << 30
 
 
 def _free_disk(path: str) -> Iterator[Finding]:
-    """Compare the room that is left with what a compaction of everything may need."""
     usage = shutil.disk_usage(path)
-    own = _directory_bytes(path)
-    shown = f"{_gib(usage.free)} of {_gib(usage.total)} free on its disk"
-    if usage.free < _SMALL * usage.total or usage.free < own:
-        yield Finding("problem", f"{shown}, and the database has {_gib(own)}", "make room: compactions need as much")
-    else:
-        yield Finding("ok", shown)
+    yield room(usage.free, usage.total, _directory_bytes(path))
+
+
+def room(free: int, total: int, own: int) -> Finding:
+    """Compare the room that is left on a disk with what a compaction of everything may need, all in bytes."""
+    shown = f"{_gib(free)} of {_gib(total)} free on its disk"
+    if free < max(own, min(_SMALL_ROOM, _SMALL_SHARE * total)):
+        return Finding("problem", f"{shown}, and the database has {_gib(own)}", "make room: compactions need as much")
+    return Finding("note" if free < _SMALL_SHARE * total else "ok", shown)
 
 
 def _directory_bytes(path: str) -> int:

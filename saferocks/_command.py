@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from saferocks import _terminal
@@ -14,9 +15,9 @@ from saferocks._text import printable
 from saferocks.errors import (
     BusyError,
     ColumnFamilyNotFoundError,
-    CorruptionError,
     EngineError,
     IOFailedError,
+    NotSupportedError,
     SaferocksError,
 )
 
@@ -59,6 +60,9 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     if name == "verify":
         parser.description = f"{what[0].upper()}{what[1:]}."
     parser.add_argument("path", help="the directory of the database")
+    parser.add_argument(
+        "--db-path", metavar="DIR", action="append", default=[], help="another directory with files of it; repeatable"
+    )
     return parser
 
 
@@ -74,6 +78,7 @@ def _add_scan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=_positive, help="at most so many rows")
     parser.add_argument("--reverse", action="store_true", help="from the last key to the first")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")
+    parser.add_argument("--damaged", action="store_true", help="what can be read, also if files are missing or damaged")
 
 
 def _positive(text: str) -> int:
@@ -87,6 +92,10 @@ def _carry_out(options: argparse.Namespace) -> int:
     from saferocks._shadow import check_database
 
     options.path = check_database(options.path)
+    for folder in options.db_path:
+        if not os.path.isdir(folder):
+            raise UsageError(f"--db-path {printable(folder)!r} is no directory")
+    options.db_path = [os.path.abspath(folder) for folder in options.db_path]
     _allow_many_files()
     return run(options)
 
@@ -122,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _terminal.prepare_streams()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _terminated)
     name = "saferocks"
     try:
         options = _parser().parse_args(arguments)
@@ -149,8 +160,11 @@ def _failed(name: str, error: Exception) -> int:
         _forget_stdout()
     known = _unknown_family(error) or str(error)
     text = known.splitlines()[0] if known else type(error).__name__
-    sys.stderr.write(f"{name}: {_unescaped(printable(text))}\n")
-    is_finding = isinstance(error, CorruptionError) or (isinstance(error, EngineError) and not _is_mistake(error))
+    if "Too many open files" in text:
+        text = f"{text}; let it open more (ulimit -n)"
+    with suppress(OSError):  # nobody reads it: the status still tells
+        sys.stderr.write(f"{name}: {_unescaped(printable(text))}\n")
+    is_finding = isinstance(error, EngineError) and not _is_mistake(error)
     return BAD if is_finding else USAGE
 
 
@@ -160,7 +174,8 @@ def _unescaped(text: str) -> str:
 
 
 def _is_mistake(error: EngineError) -> bool:
-    return isinstance(error, (IOFailedError, ColumnFamilyNotFoundError, BusyError))
+    is_named = isinstance(error, (IOFailedError, ColumnFamilyNotFoundError, BusyError, NotSupportedError))
+    return is_named or "Too many open files" in str(error)
 
 
 def _unknown_family(error: Exception) -> str | None:

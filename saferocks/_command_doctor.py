@@ -6,9 +6,9 @@ import itertools
 from typing import TYPE_CHECKING
 
 from saferocks import _checkup, _terminal
-from saferocks._shadow import open_unchanged
+from saferocks._shadow import lacks_descriptors, open_unchanged
 from saferocks._text import printable
-from saferocks.errors import EngineError
+from saferocks.errors import EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
@@ -20,23 +20,26 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Write all findings; 1 if one of them is a problem."""
     status = 0
-    for finding in itertools.chain(_checkup.findings(options.path), _opening(options.path)):
+    for finding in itertools.chain(_checkup.findings(options.path, options.db_path), _opening(options)):
         status = 1 if finding.level == "problem" else status
         remedy = f"; {finding.remedy}" if finding.remedy else ""
         _terminal.verdict(finding.level, f"{finding.text}{remedy}")
     return status
 
 
-def _opening(path: str) -> Iterator[Finding]:
+def _opening(options: argparse.Namespace) -> Iterator[Finding]:
     """Open the database for reading, which is the last word on whether it can be."""
     try:
-        with open_unchanged(path) as reading:
+        with open_unchanged(options.path, elsewhere=options.db_path) as reading:
             count = len(reading.families)
             yield _checkup.Finding(
                 "ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}"
             )
     except OSError as error:
-        yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", "change its owner or mode")
+        remedy = "change its owner or mode" if isinstance(error, PermissionError) else ""
+        yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", remedy)
     except EngineError as error:
+        if lacks_descriptors(error) or isinstance(error, NotSupportedError):
+            raise
         text = printable(str(error).splitlines()[0])
         yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")

@@ -44,7 +44,7 @@ _FIGURES = (
 
 def run(options: argparse.Namespace) -> int:
     """Write what there is to know."""
-    with open_unchanged(options.path) as reading:
+    with open_unchanged(options.path, elsewhere=options.db_path) as reading:
         _summary(options.path, reading.families)
         _families(reading.families)
         _levels(reading.families)

@@ -9,9 +9,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _terminal
-from saferocks._shadow import Pickled, open_unchanged
+from saferocks._options_file import read_options_file
+from saferocks._shadow import Manner, Pickled, open_unchanged
 from saferocks._text import parse, parse_bytes, printable, printable_bytes
-from saferocks.errors import ColumnFamilyNotFoundError
+from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, IOFailedError
 
 if TYPE_CHECKING:
     import argparse
@@ -24,15 +25,30 @@ _DEFAULT = "default"
 
 def run(options: argparse.Namespace) -> int:
     """Write the rows that are asked for."""
-    with open_unchanged(options.path) as reading:
-        family = _chosen(reading.families, _DEFAULT if options.column_family is None else options.column_family)
+    manner = Manner.TOLERANT if options.damaged else Manner.USUAL
+    with open_unchanged(options.path, manner, elsewhere=options.db_path) as reading:
+        name = _DEFAULT if options.column_family is None else options.column_family
+        family = _chosen(reading.families, name)
         raw = family._raw
         prefix = _key("--prefix", options.prefix, options.key_type, raw)
         start = _key("--from", options.start, options.key_type, raw)
-        with family.items(options.reverse, start, prefix=prefix) as items:
-            for key, value in itertools.islice(items, options.limit):
-                _terminal.say(_as_json(key, value) if options.json else f"{_as_text(key, raw)}\t{_as_text(value, raw)}")
+        if not raw and _has_time_to_live(options.path, name):
+            rows: Any = family.keys(options.reverse, start, prefix=prefix)
+        else:
+            rows = family.entities(options.reverse, start, prefix=prefix)
+        try:
+            with rows as found:
+                for row in itertools.islice(found, options.limit):
+                    _terminal.say(_as_json(row) if options.json else _as_text(row, raw))
+        except IOFailedError as error:  # the database is open: this is no mistake of whoever asks for it
+            raise CorruptionError(str(error), code=error.code) from error
     return 0
+
+
+def _has_time_to_live(path: str, name: str) -> bool:
+    """Tell whether four bytes of time end each value, which rocksdict takes for a part of it in a typed database."""
+    factory = read_options_file(path).get(("CFOptions", name), {}).get("compaction_filter_factory", "")
+    return "TtlCompactionFilterFactory" in factory
 
 
 def _chosen(families: Mapping[str, Rdict], name: str) -> Rdict:
@@ -71,24 +87,55 @@ def _no_bool() -> bool:
     raise ValueError
 
 
-_KEYS: dict[str, Any] = {"bytes": parse_bytes, "str": _text_key, "int": int, "float": float, "bool": _bool_key}
+def _int_key(text: str) -> int:
+    return int(text, 16 if text.lstrip("+-").lower().startswith("0x") else 10)
 
 
-def _as_text(value: Any, raw: bool) -> str:
+_KEYS: dict[str, Any] = {"bytes": parse_bytes, "str": _text_key, "int": _int_key, "float": float, "bool": _bool_key}
+
+
+def _as_text(row: Any, raw: bool) -> str:
+    """Write a row for people: the key, then its value, or each wide column with its name."""
+    if not isinstance(row, tuple):
+        return f"{_shown(row, raw)}\t<value with a time to live>"
+    key, columns = row
+    if _is_plain(columns):
+        return f"{_shown(key, raw)}\t{_shown(columns[0][1], raw)}"
+    return "\t".join((_shown(key, raw), *(f"{_shown(name, raw)}={_shown(value, raw)}" for name, value in columns)))
+
+
+def _is_plain(columns: Any) -> bool:
+    """Tell whether a row is a plain value, which RocksDB gives as the one column without a name."""
+    return len(columns) == 1 and not columns[0][0]
+
+
+def _shown(value: Any, raw: bool) -> str:
     """Write a key or value for people: raw bytes as they are, typed ones so that their type shows."""
     if isinstance(value, bytes):
         return printable_bytes(value) if raw else f'b"{_quoted(printable_bytes(value))}"'
     if isinstance(value, str):
         return f'"{_quoted(printable(value))}"'
+    if isinstance(value, int) and value.bit_length() > _LONGEST_DECIMAL:
+        return hex(value)
     return f"<pickle of {value.size} bytes>" if isinstance(value, Pickled) else repr(value)
+
+
+#: Bits of a number that is written in decimal: of many more Python refuses to, for the time that it takes.
+_LONGEST_DECIMAL = 2000
 
 
 def _quoted(text: str) -> str:
     return text.replace('"', '\\"')
 
 
-def _as_json(key: Any, value: Any) -> str:
-    fields = {**_fields("key", key), **_fields("value", value)}
+def _as_json(row: Any) -> str:
+    if not isinstance(row, tuple):
+        fields = {**_fields("key", row), "value": None, "value_type": "with_ttl"}
+    elif _is_plain(row[1]):
+        fields = {**_fields("key", row[0]), **_fields("value", row[1][0][1])}
+    else:
+        columns = [{**_fields("name", name), **_fields("value", value)} for name, value in row[1]]
+        fields = {**_fields("key", row[0]), "columns": columns}
     return json.dumps(fields).replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is
 
 
@@ -101,6 +148,8 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
             return {name: base64.b64encode(value).decode("ascii"), f"{name}_type": "base64"}
     if isinstance(value, Pickled):
         return {name: None, f"{name}_type": "pickle", f"{name}_bytes": value.size}
+    if isinstance(value, int) and value.bit_length() > _LONGEST_DECIMAL:
+        return {name: hex(value), f"{name}_type": "int"}
     if isinstance(value, float) and not math.isfinite(value):
         return {name: repr(value), f"{name}_type": "float"}
     return {name: value, f"{name}_type": type(value).__name__}

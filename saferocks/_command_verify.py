@@ -9,12 +9,13 @@ from saferocks import _manifest, _terminal
 from saferocks._checkup import wrong_files
 from saferocks._engine import DEFAULT_FAMILY
 from saferocks._options import ReadOptions
-from saferocks._shadow import Manner, open_unchanged
+from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
 from saferocks._text import printable
-from saferocks.errors import BusyError, EngineError
+from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from saferocks._database import Rdict
     from saferocks._shadow import Reading
@@ -26,19 +27,21 @@ _FILE = re.compile(r"(\d+)\.sst")
 def run(options: argparse.Namespace) -> int:
     """Read everything; 1 if any of it is damaged."""
     try:
-        with open_unchanged(options.path, Manner.STRICT) as reading:
+        with open_unchanged(options.path, Manner.STRICT, elsewhere=options.db_path) as reading:
             return _conclude(_verify(reading), reading)
-    except BusyError:
+    except (BusyError, NotSupportedError):  # which is no damage
         raise
     except EngineError as error:
+        if lacks_descriptors(error):
+            raise
         _terminal.verdict("problem", f"it cannot be opened{_where(options.path, error)}: {_line(error)}")
-    return _verify_what_opens(options.path)
+    return _verify_what_opens(options.path, options.db_path)
 
 
-def _verify_what_opens(path: str) -> int:
+def _verify_what_opens(path: str, elsewhere: Sequence[str]) -> int:
     """Read what can be read of a database that cannot be opened as it is, and name the files that are wrong."""
     try:
-        with open_unchanged(path, Manner.TOLERANT) as reading:
+        with open_unchanged(path, Manner.TOLERANT, elsewhere=elsewhere) as reading:
             for finding in wrong_files(reading.families[DEFAULT_FAMILY].path()):
                 _terminal.verdict(finding.level, finding.text)
             return _conclude(_verify(reading), reading, is_whole=False)
@@ -82,6 +85,8 @@ def _scan(title: str, family: Rdict) -> int:
                 if counted % _EACH == 0:
                     show(counted)
     except EngineError as error:
+        if lacks_descriptors(error):
+            raise
         raise _DamagedError(counted, error) from error
     return counted
 
@@ -126,6 +131,6 @@ def _advise(found: str) -> int:
     _terminal.say()
     _terminal.say(
         f"{found}: restore a backup; "
-        "or save what can be read with `saferocks scan --json`, or try saferocks.Rdict.repair on a copy"
+        "or save what can be read with `saferocks scan --damaged --json`, or try saferocks.Rdict.repair on a copy"
     )
     return 1

@@ -63,8 +63,8 @@ class Directory:
     raw_mode: bool | None
 
 
-def look(path: str) -> Directory:
-    """Read what is at `path`, changing nothing.
+def look(path: str, *, logs: bool = True) -> Directory:
+    """Read what is at `path`, changing nothing; without `logs`, also where those are damaged.
 
     Raises:
         IOFailedError: If it is a file, or cannot be read.
@@ -79,7 +79,8 @@ def look(path: str) -> Directory:
         _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
     raw_mode = _mode_of(path, current)
-    _log_files.check(path)
+    if logs:
+        _log_files.check(path)
     return Directory(path, is_database=True, raw_mode=raw_mode)
 
 

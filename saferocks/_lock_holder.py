@@ -37,7 +37,24 @@ def lock_holder(directory: str) -> Holder | None:
     with open("/proc/locks", encoding="ascii", errors="replace") as file:
         fields = [line.split() for line in file]
     pids = [int(line[4]) for line in fields if len(line) == 8 and line[1] == "POSIX" and _is_of(line[5], status)]  # noqa: PLR2004 - see proc_locks(5)
-    return _holder(pids[0]) if pids else None
+    found = next((pid for pid in pids if pid <= 0 or may_have_open(pid, status)), None)
+    return None if found is None else _holder(found)
+
+
+def may_have_open(pid: int, status: os.stat_result) -> bool:
+    """Tell whether a process has a file open, or may have: those of other users cannot be looked at.
+
+    What `_is_of` finds may be a file of the same number on another file system, two of tmpfs for instance.
+    """
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return True
+    for name in names:
+        with suppress(OSError):  # closed meanwhile
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), status):
+                return True
+    return False
 
 
 def _is_of(place: str, status: os.stat_result) -> bool:

@@ -84,9 +84,7 @@ def read_manifest(directory: str) -> Manifest:
         OSError: If one of the two cannot be read.
         CorruptionError: If they are not what RocksDB writes.
     """
-    name = current_name(directory)
-    with open(os.path.join(directory, name), "rb") as file:
-        data = file.read()
+    name, data = _read(directory)
     families: dict[int, Family] = {}
     try:
         for record in _records(data):
@@ -94,6 +92,18 @@ def read_manifest(directory: str) -> Manifest:
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise CorruptionError(f"Corruption: {name} of {directory!r} is damaged ({error!r})", code=2) from error
     return _summed_up(name, families)
+
+
+def _read(directory: str) -> tuple[str, bytes]:
+    """Read the MANIFEST that CURRENT names; again if a writer has put another one in its place meanwhile."""
+    while True:
+        name = current_name(directory)
+        try:
+            with open(os.path.join(directory, name), "rb") as file:
+                return name, file.read()
+        except FileNotFoundError:
+            if current_name(directory) == name:
+                raise
 
 
 def current_name(directory: str) -> str:
@@ -105,7 +115,7 @@ def current_name(directory: str) -> str:
     """
     with open(os.path.join(directory, "CURRENT"), "rb") as file:
         name = file.read(256).decode("latin-1").strip()
-    if os.path.basename(name) != name or not name.startswith("MANIFEST-"):
+    if os.path.basename(name) != name or not name.startswith("MANIFEST-") or "\0" in name:
         raise CorruptionError(f"Corruption: CURRENT of {directory!r} names {name!r}, which is no MANIFEST", code=2)
     return name
 
@@ -236,7 +246,7 @@ def _read_tag(tag: int, reader: _Reader, edit: _Edit) -> None:
     elif tag == _FAMILY:
         edit.family = reader.varint()
     elif tag == _FAMILY_ADDED:
-        edit.added = reader.text().decode()
+        edit.added = reader.text().decode(errors="surrogateescape")  # RocksDB takes any bytes for a name
     elif tag == _FAMILY_DROPPED:
         edit.dropped = True
     else:

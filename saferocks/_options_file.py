@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+#: RocksDB writes so, in names too, what would mean something in the file.
+_ESCAPE = re.compile(r"\\(.)")
 _SECTION = re.compile(r'^\[([\w/]+)(?: "(.*)")?\]$')
 
 #: Sections by kind (`DBOptions`, `CFOptions`, `TableOptions/BlockBasedTable`) and column family ("" for none).
@@ -35,13 +37,17 @@ def read_options_file(directory: str) -> Sections:
     return {}
 
 
+def _meant(found: re.Match[str]) -> str:
+    return {"n": "\n", "r": "\r"}.get(found[1], found[1])
+
+
 def _parsed(text: str) -> Sections:
     sections: Sections = {}
     section: dict[str, str] = {}
-    for line in map(str.strip, text.splitlines()):
+    for line in map(str.strip, text.split("\n")):
         found = _SECTION.match(line)
         if found:
-            section = sections.setdefault((found[1], found[2] or ""), {})
+            section = sections.setdefault((found[1], _ESCAPE.sub(_meant, found[2] or "")), {})
         elif line and not line.startswith("#"):
             name, _, value = line.partition("=")
             section[name] = value

@@ -13,24 +13,26 @@ milliseconds is that begun anew.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from saferocks import _directory, _engine, _manifest
+from saferocks import _directory, _engine, _log_files, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
 from saferocks._options_file import read_options_file
-from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError
+from saferocks._text import printable, printable_bytes
+from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError, NotSupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from saferocks._database import Rdict
     from saferocks._handle import Scope
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _COPIED = re.compile(r"IDENTITY$|OPTIONS-\d+$|rocksdict-config\.json$")
 #: How often to begin anew because a writer made or deleted files meanwhile.
 _ATTEMPTS = 1000
+#: File descriptors left for all else.
+_SPARE_DESCRIPTORS = 64
 
 
 class Manner(Enum):
@@ -88,23 +92,68 @@ class Reading:
         return type(error)(text, code=error.code, subcode=error.subcode)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A database that is to be opened.
+
+    Attributes:
+        path: Where it is.
+        elsewhere: Directories with more of its files.
+        manner: How to open it.
+    """
+
+    path: str
+    elsewhere: tuple[str, ...]
+    manner: Manner
+
+    def find(self, *names: str) -> str | None:
+        """Return where the first of these names is that there is."""
+        places = (os.path.join(folder, name) for folder in (self.path, *self.elsewhere) for name in names)
+        return next(filter(os.path.lexists, places), None)
+
+
 @contextmanager
-def open_unchanged(path: str, manner: Manner = Manner.USUAL) -> Iterator[Reading]:
+def open_unchanged(path: str, manner: Manner = Manner.USUAL, *, elsewhere: Sequence[str] = ()) -> Iterator[Reading]:
     """Open a database for reading, as it is on disk at this moment, and change nothing of it.
 
     Args:
         path: The database.
         manner: How much damage is let pass.
+        elsewhere: Directories with more of its files (`Options.set_db_paths`), which no file of it names.
 
     Raises:
         EngineError: If it cannot be opened; the text names its own directory.
     """
-    with tempfile.TemporaryDirectory(prefix="saferocks-") as room, ExitStack() as pinned:
+    folder = _temporary_folder(path)
+    with tempfile.TemporaryDirectory(prefix="saferocks-", dir=folder) as room, ExitStack() as pinned:
         try:
-            db = _newest(path, room, pinned, manner)
+            db = _newest(Place(path, tuple(elsewhere), manner), room, pinned)
             yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
         except EngineError as error:
             raise Reading(path, room, {}).in_place(error) from error
+
+
+def _temporary_folder(path: str) -> str:
+    """Return a directory for what is temporary; `tempfile` would also take one in the database, and write to it.
+
+    Raises:
+        IOFailedError: If there is none.
+    """
+    inside = os.path.realpath(path)
+    named = filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
+    for folder in map(os.path.realpath, (*named, "/tmp", "/var/tmp")):  # noqa: S108 - a directory is made in it
+        is_usable = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+        if is_usable and os.path.commonpath((folder, inside)) != inside:
+            return folder
+    raise IOFailedError(
+        "there is no directory for temporary files; set TMPDIR to one that may be written, outside of the database",
+        code=5,
+    )
+
+
+def lacks_descriptors(error: EngineError) -> bool:
+    """Tell whether it is this process that may open no more files, which is no damage."""
+    return "Too many open files" in str(error)
 
 
 def _family(db: Rdict, name: str) -> Rdict:
@@ -114,29 +163,59 @@ def _family(db: Rdict, name: str) -> Rdict:
     return family
 
 
-def _newest(path: str, room: str, pinned: ExitStack, manner: Manner) -> Rdict:
+def _newest(place: Place, room: str, pinned: ExitStack) -> Rdict:
     """Open what is there, as soon as it can be fixed."""
     for attempt in range(_ATTEMPTS):
         shadow = os.path.join(room, str(attempt))
         os.mkdir(shadow)
         try:
-            return _open_now(path, shadow, pinned, manner)
+            return _open_now(place, shadow, pinned)
         except _MovedError:
             pinned.close()
             shutil.rmtree(shadow)
-    raise BusyError(f"Resource busy: the files of {path!r} change faster than they can be opened; try again", code=11)
+    raise BusyError(
+        f"Resource busy: the files of {place.path!r} change faster than they can be opened; try again", code=11
+    )
 
 
-def _open_now(path: str, shadow: str, pinned: ExitStack, manner: Manner) -> Rdict:
+def _open_now(place: Place, shadow: str, pinned: ExitStack) -> Rdict:
     """Open what is there at this moment; it stays open, with its files, until `pinned` ends.
 
     Raises:
         _MovedError: If it changed meanwhile.
     """
-    settings = read_options_file(path).get(("DBOptions", ""), {})
-    logs = _Logs(settings.get("wal_dir") or path, recycled=settings.get("recycle_log_file_num", "0") != "0")
-    _fix(path, shadow, logs, pinned)
-    return pinned.enter_context(_open(shadow, manner))
+    settings = read_options_file(place.path).get(("DBOptions", ""), {})
+    folder = _log_folder(place.path, settings.get("wal_dir", ""), place.manner)
+    recycled = settings.get("recycle_log_file_num", "0") != "0"
+    logs = _Logs(folder, recycled=recycled, cut_off=place.manner is Manner.TOLERANT)
+    _fix(place, shadow, logs, pinned)
+    return pinned.enter_context(_open(shadow, place.manner))
+
+
+def _log_folder(path: str, elsewhere: str, manner: Manner) -> str:
+    """Return where the write-ahead logs are, if the OPTIONS file says that they are elsewhere.
+
+    A checkpoint has its own logs, and a copy of the OPTIONS file of the database that it was made of, whose logs
+    go on. Once somebody opens it for writing there is a LOCK, and an OPTIONS file of its own.
+
+    Raises:
+        IOFailedError: If there is no such directory: without a word the rows in those logs would not be there.
+    """
+    if not elsewhere or not os.path.lexists(os.path.join(path, "LOCK")):
+        return path
+    if os.path.isdir(elsewhere):
+        return elsewhere
+    if manner is Manner.TOLERANT or any(_has_rows(path, name) for name in os.listdir(path)):
+        return path  # RocksDB before 7 wrote the name of the database itself, which has been moved since
+    raise IOFailedError(
+        f"the write-ahead log of {path!r} is in {elsewhere!r}, and there is no such directory here; run this where "
+        "the program runs that writes it, or make an empty directory of that name if the log is gone for good",
+        code=5,
+    )
+
+
+def _has_rows(path: str, name: str) -> bool:
+    return name.endswith(".log") and name[:-4].isdigit() and _size(path, name) > 0
 
 
 class _Logs:
@@ -144,11 +223,14 @@ class _Logs:
 
     What is deleted stays as it was for whoever has it open. But a writer that recycles its logs gives an old
     one a new name and writes over it: so those are copied, and must still have their names afterwards.
+
+    A log that RocksDB would read for ever is copied up to there, if it is to be read all the same.
     """
 
-    def __init__(self, folder: str, *, recycled: bool) -> None:
+    def __init__(self, folder: str, *, recycled: bool, cut_off: bool) -> None:
         self._folder = folder
         self._recycled = recycled
+        self._cut_off = cut_off
         self._taken: list[str] = []
 
     def _names(self) -> list[str]:
@@ -159,35 +241,67 @@ class _Logs:
         """Link or copy all of them."""
         self._taken = self._names()
         for name in self._taken:
-            if not self._recycled:
-                _link(self._folder, shadow, name, pinned)
-                continue
+            file, copy = os.path.join(self._folder, name), os.path.join(shadow, name)
             with suppress(FileNotFoundError):
-                shutil.copyfile(os.path.join(self._folder, name), os.path.join(shadow, name))
+                damage = _log_files.damage_in(file, is_manifest=False) if self._cut_off else None
+                if not self._recycled and damage is None:
+                    _link(file, shadow, pinned)
+                    continue
+                shutil.copyfile(file, copy)
+                if damage is not None:
+                    os.truncate(copy, damage.at)
 
     def are_as_taken(self) -> bool:
         """Tell whether the same ones are there: none came, none went, none was given another name."""
         return self._names() == self._taken
 
 
-def _fix(path: str, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
+def _fix(place: Place, shadow: str, logs: _Logs, pinned: ExitStack) -> None:
     """Fill a directory with the present state; its files stay readable until `pinned` ends.
 
     Raises:
         _MovedError: If the state changed meanwhile.
+        CorruptionError: If a file is missing for good.
     """
     logs.take(shadow, pinned)
-    _copy_manifest(path, shadow)
+    _copy_manifest(place.path, shadow)
     if not logs.are_as_taken():  # what is written from here on, into other logs too, is of a later state
         raise _MovedError
     manifest = _manifest.read_manifest(shadow)
-    for name in filter(_COPIED.match, os.listdir(path)):
+    _check_names(manifest)
+    for name in filter(_COPIED.match, os.listdir(place.path)):
         with suppress(FileNotFoundError):  # an older OPTIONS file
-            shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
-    missing = [name for name in _names_of(manifest, path) if not _link(path, shadow, name, pinned)]
+            shutil.copyfile(os.path.join(place.path, name), os.path.join(shadow, name))
+    missing = _link_files(place, shadow, manifest, pinned)
     copied = os.path.getsize(os.path.join(shadow, manifest.name))
-    if missing and _size(path, manifest.name) != copied:
-        raise _MovedError  # if the MANIFEST is still the same, they are missing for good, as RocksDB will say
+    if missing and _size(place.path, manifest.name) != copied:
+        raise _MovedError  # if the MANIFEST is still the same, they are missing for good
+    if missing and place.manner is not Manner.TOLERANT:
+        raise CorruptionError(
+            f"Corruption: {missing[0]} of {place.path!r} is missing, {len(missing)} of {len(manifest.files)} SST files "
+            f"in all; {FILES_ELSEWHERE}, or restore a backup",
+            code=2,
+        )
+
+
+def _check_names(manifest: _manifest.Manifest) -> None:
+    """Refuse what rocksdict cannot open.
+
+    Raises:
+        NotSupportedError: If the name of a column family is not UTF-8.
+    """
+    for name in manifest.families:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            shown = printable_bytes(name.encode("utf-8", "surrogateescape"))
+            raise NotSupportedError(
+                f"the name of column family '{shown}' is not UTF-8, and rocksdict cannot open it; "
+                "read it with the program that made it",
+                code=3,
+            )
+
+
+#: What to do where files are not in the directory of the database, and nothing says where they are.
+FILES_ELSEWHERE = "if it keeps files in other directories (Options.set_db_paths), name those with --db-path"
 
 
 def _size(path: str, name: str) -> int:
@@ -209,31 +323,44 @@ def _copy_manifest(path: str, shadow: str) -> None:
         raise _MovedError from None
 
 
-def _names_of(manifest: _manifest.Manifest, path: str) -> list[str]:
-    """Return the names of the SST files in this directory, as they are here, and of all blob files."""
-    found = os.listdir(path)
-    present = frozenset(found)
-    tables = (file.name for file in manifest.files if file.path_id == 0)
-    old = ((name, f"{name[:-4]}.ldb") for name in tables)  # LevelDB's name for them
-    chosen = [other if other in present and name not in present else name for name, other in old]
-    return [*chosen, *(name for name in found if name.endswith(".blob"))]
+def _link_files(place: Place, shadow: str, manifest: _manifest.Manifest, pinned: ExitStack) -> list[str]:
+    """Link all SST and blob files; returns the names of the SST files that are not there.
+
+    Whichever directory a file is in: RocksDB, which is told of no other, looks for all of them in this one.
+    """
+    blobs = (name for folder in (place.path, *place.elsewhere) for name in os.listdir(folder) if name.endswith(".blob"))
+    old = {file.name: f"{file.number:06d}.ldb" for file in manifest.files}  # LevelDB's name for them
+    files = [(name, place.find(name, *filter(None, [old.get(name)]))) for name in dict.fromkeys((*old, *blobs))]
+    keeper = pinned if _free_descriptors() >= 2 * len(files) else None
+    return [name for name, file in files if (file is None or not _link(file, shadow, keeper)) and name in old]
 
 
-def _link(path: str, shadow: str, name: str, pinned: ExitStack) -> bool:
-    """Link a file by a descriptor, so that it stays readable when it is deleted; False if it is gone."""
-    target = os.path.join(path, name)
+def _free_descriptors() -> int:
+    """Return how many more files may be opened, apart from those that all else may need."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    return limit - used - _SPARE_DESCRIPTORS
+
+
+def _link(file: str, shadow: str, pinned: ExitStack | None) -> bool:
+    """Link a file by a descriptor, so that it stays readable when it is deleted; False if it is gone.
+
+    Without `pinned`, where there are too few descriptors for that, it is linked by its name.
+    """
+    target = file
     try:
-        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    except OSError as error:
-        if error.errno != errno.EMFILE:
-            raise
+    if pinned is None:
+        os.close(descriptor)
     else:
         pinned.callback(os.close, descriptor)
         if os.path.isdir("/proc/self/fd"):
             target = f"/proc/self/fd/{descriptor}"
-    os.symlink(target, os.path.join(shadow, name))
+    os.symlink(target, os.path.join(shadow, os.path.basename(file)))
     return True
 
 
@@ -244,7 +371,12 @@ def _open(shadow: str, manner: Manner) -> Scope[Rdict]:
         return open_database(shadow, access_type=access)
     options, families = loaded
     options.set_wal_dir(shadow)  # where the links to the logs are
-    options.set_max_open_files(-1)  # all at once, so that what cannot be opened is known at once
+    # All other links are there too; with fewer directories than the MANIFEST counts RocksDB aborts at the close.
+    count = max((file.path_id for file in _manifest.read_manifest(shadow).files), default=0) + 1
+    options.set_db_paths([_engine.DBPath(shadow, sys.maxsize)] * count)
+    free = _free_descriptors()
+    # All at once, so that what cannot be opened is known at once; if there are too many, as they are needed.
+    options.set_max_open_files(-1 if free >= len(os.listdir(shadow)) else max(free, _SPARE_DESCRIPTORS // 2))
     options.set_paranoid_checks(manner is not Manner.TOLERANT)
     if manner is Manner.STRICT:
         options.set_wal_recovery_mode(_engine.DBRecoveryMode.tolerate_corrupted_tail_records())
@@ -264,12 +396,51 @@ def check_database(path: str) -> str:
         raise IOFailedError(f"there is no {where!r}", code=5)
     if os.path.isfile(os.path.join(where, "CURRENT")):
         _check_readable(where)
-    if not _directory.look(where).is_database:
+    try:
+        is_database = _look(where).is_database
+    except CorruptionError:
+        _check_comparator(where)
+        raise
+    if not is_database:
         raise IOFailedError(f"there is no database in {where!r}: it has no CURRENT", code=5)
     return where
+
+
+def _look(where: str) -> _directory.Directory:
+    """Look at a directory; again if a writer has put another MANIFEST in its place meanwhile."""
+    while True:
+        before = _current(where)
+        try:
+            return _directory.look(where, logs=False)  # the opening tells of damaged logs
+        except CorruptionError:
+            if _current(where) == before:
+                raise
+
+
+def _current(where: str) -> bytes | None:
+    with suppress(OSError), open(os.path.join(where, "CURRENT"), "rb") as file:
+        return file.read(256)
+    return None
 
 
 def _check_readable(where: str) -> None:
     """Raise PermissionError if CURRENT or the MANIFEST may not be read: that is no damage."""
     with suppress(FileNotFoundError, IsADirectoryError, CorruptionError):
         os.close(os.open(os.path.join(where, _manifest.current_name(where)), os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _check_comparator(where: str) -> None:
+    """Tell of a database of another program what it is: that is no damage.
+
+    Raises:
+        NotSupportedError: If its MANIFEST can be read, and names another comparator than rocksdict's.
+    """
+    found = ""
+    with suppress(OSError, EngineError):
+        found = _manifest.read_manifest(where).families.get(_engine.DEFAULT_FAMILY, "")
+    if found not in ("", "leveldb.BytewiseComparator", "rocksdict"):
+        raise NotSupportedError(
+            f"the database in {where!r} is ordered by {printable(found)!r}, which rocksdict lacks; "
+            "read it with the program that made it",
+            code=3,
+        )

@@ -8,8 +8,12 @@ What is written so can be read back.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-_ESCAPE = re.compile(r"\\(?:(\\)|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|)")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_ESCAPE = re.compile(r"\\(?:([\\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|)")
 
 
 def printable(text: str) -> str:
@@ -19,7 +23,7 @@ def printable(text: str) -> str:
         >>> print(printable("a\x1b[31m"))
         a\x1b[31m
     """
-    return "".join(_shown(letter) for letter in text)
+    return text.translate(_ESCAPED)
 
 
 def _shown(letter: str) -> str:
@@ -38,7 +42,7 @@ def printable_bytes(data: bytes) -> str:
         >>> print(printable_bytes(b"caf\xc3\xa9 \xff"))
         café \xff
     """
-    return "".join(_shown_of_bytes(letter) for letter in data.decode("utf-8", "surrogateescape"))
+    return data.decode("utf-8", "surrogateescape").translate(_ESCAPED_BYTES)
 
 
 def _shown_of_bytes(letter: str) -> str:
@@ -47,6 +51,21 @@ def _shown_of_bytes(letter: str) -> str:
     if letter.isprintable():
         return letter
     return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+
+
+class _Table(dict[int, str]):
+    """How each character is written, found out when it first comes: a value may have millions of them."""
+
+    def __init__(self, write: Callable[[str], str]) -> None:
+        super().__init__()
+        self._write = write
+
+    def __missing__(self, number: int) -> str:
+        self[number] = self._write(chr(number))
+        return self[number]
+
+
+_ESCAPED, _ESCAPED_BYTES = _Table(_shown), _Table(_shown_of_bytes)
 
 
 def parse(text: str) -> str:
@@ -60,7 +79,7 @@ def parse(text: str) -> str:
 
 def _meant(found: re.Match[str]) -> str:
     if found[1]:
-        return "\\"
+        return found[1]
     digits = found[2] or found[3] or found[4]
     if digits is None:
         raise ValueError(f"{found.string!r} has a backslash that begins no escape; write \\\\ for a backslash")

@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _checkup, _log_files, _manifest, _shadow
+from saferocks import _checkup, _directory, _lock_holder, _log_files, _manifest, _shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,9 +55,13 @@ def environment(temporary: Path) -> dict[str, str]:
 def command(environment: dict[str, str], temporary: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command, and see that nothing temporary stays behind."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, files: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        limit = () if files is None else ("bash", "-c", f'ulimit -n {files}; exec "$0" "$@"')
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*limit, *COMMAND, *arguments],
+            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=CHILD_SECONDS,
@@ -263,6 +267,26 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
         assert len(calls) >= 2  # begun anew; and again if RocksDB deletes an old log meanwhile
 
 
+@pytest.mark.parametrize("module", [_directory, _manifest])
+def test_a_manifest_that_is_replaced_meanwhile(path: str, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """A MANIFEST that a writer replaces between the look at CURRENT and at itself is no damage."""
+    with saferocks.open(path):
+        old = _manifest.current_name(path)
+    opened: list[str] = []
+
+    def open_late(file: str, *arguments: Any, **more: Any) -> Any:
+        if os.path.basename(file) == old and not opened:
+            opened.append(file)
+            with saferocks.open(path):  # each opening makes a new MANIFEST
+                assert not os.path.exists(file)
+        return open(file, *arguments, **more)
+
+    monkeypatch.setattr(module, "open", open_late, raising=False)
+    assert _shadow.check_database(path) == path
+    assert _manifest.read_manifest(path).name != old
+    assert len(opened) == 1
+
+
 def test_doctor_misses_no_file_that_a_writer_deletes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that a compaction takes away after the MANIFEST was read is not missing; one that is needed is."""
     look = _checkup._wrong
@@ -332,6 +356,108 @@ def test_blob_files(command, path: str) -> None:
     assert done.returncode == 1
     blob.unlink()
     assert f"blob file {blob.name} is missing" in command("doctor", path).stdout
+    done = command("scan", path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+# --------------------------------------------------------------------------- files that are elsewhere, or too many
+
+
+LOGGED_ELSEWHERE = """
+import os, sys
+import saferocks
+options = saferocks.Options(raw_mode=True)
+options.set_wal_dir("logs")
+db = saferocks.open("db", options=options).__enter__()
+db[b"flushed"] = b"1"
+db.flush()
+db[b"logged"] = b"2"
+os._exit(0)
+"""
+
+
+def test_logs_that_are_not_there_are_missed(command, run_python, tmp_path: Path, monkeypatch) -> None:
+    """Where the directory of the write-ahead log is not found, it is said so, and not that all rows were read."""
+    monkeypatch.chdir(tmp_path)
+    assert run_python(LOGGED_ELSEWHERE).returncode == 0
+    path = str(tmp_path / "db")
+    assert command("scan", path, cwd=tmp_path).stdout == "flushed\t1\nlogged\t2\n"
+    done = command("scan", path, cwd=tmp_path / "db")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "is in 'logs', and there is no such directory here; run this where" in done.stderr
+    for name in ("verify", "doctor"):
+        done = command(name, path, cwd=tmp_path / "db")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "is in 'logs', and there is no such directory here" in done.stdout
+        assert "all rows were read" not in done.stdout
+
+
+def test_a_checkpoint_has_its_own_logs(command, tmp_path: Path) -> None:
+    """Of a checkpoint of a database with its logs elsewhere no row is shown that was written to those later."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_wal_dir(str(tmp_path / "logs"))
+    with saferocks.open(str(tmp_path / "db"), options=options) as db:
+        db[b"before"] = b"1"
+        with saferocks.Checkpoint(db) as checkpoint:
+            checkpoint.create_checkpoint(str(tmp_path / "copy"))
+        db[b"later"] = b"1"
+        assert command("scan", str(tmp_path / "copy")).stdout == "before\t1\n"
+        assert command("scan", str(tmp_path / "db")).stdout == "before\t1\nlater\t1\n"
+
+
+def test_files_in_other_directories(command, tmp_path: Path) -> None:
+    """SST files in the directories of `set_db_paths`, which nothing on disk names, are read where they are given."""
+    places = [str(tmp_path / name) for name in ("fast", "slow")]
+    for place in places:
+        Path(place).mkdir()
+    options = saferocks.Options(raw_mode=True)
+    options.set_db_paths([saferocks.DBPath(places[0], 30_000), saferocks.DBPath(places[1], 1 << 30)])
+    path = str(tmp_path / "db")
+    with saferocks.open(path, options=options) as db:
+        for _ in range(2000):
+            if any(Path(places[1]).glob("*.sst")):
+                break
+            db[b"k"] = b"v"
+            db.flush()  # by the fourth file RocksDB compacts, into the second directory
+    assert any(Path(places[1]).glob("*.sst"))
+    before = [tree(folder) for folder in (path, *places)]
+    for name in READING:
+        given = command(name, path, "--db-path", places[0], "--db-path", places[1])
+        assert (given.returncode, given.stderr) == (0, "")
+        done = command(name, path)
+        assert done.returncode == 1
+        assert "name those with --db-path" in done.stdout + done.stderr
+        assert ("files that it consists of are there" in given.stdout) == (name == "doctor")
+    assert [tree(folder) for folder in (path, *places)] == before
+
+
+@pytest.mark.parametrize("name", ["scan", "verify", "doctor"])
+def test_more_files_than_may_be_opened(command, path: str, name: str) -> None:
+    """What a process may not open is no damage: with room for each file once it is read, with less it is said so."""
+    options = saferocks.Options(raw_mode=True)
+    options.set_disable_auto_compactions(True)
+    options.set_level_zero_slowdown_writes_trigger(1000)
+    options.set_level_zero_stop_writes_trigger(1000)
+    with saferocks.open(path, options=options) as db:
+        for number in range(150):
+            db[b"%03d" % number] = b"v"
+            db.flush()
+    done = command(name, path, files=280)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = command(name, path, files=120)
+    assert "damaged" not in done.stdout
+    assert "problem" not in done.stdout
+    if name != "doctor":  # which reads no row
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "Too many open files; let it open more (ulimit -n)" in done.stderr
+
+
+def test_temporary_files_are_never_in_the_database(command, filled: str) -> None:
+    """Where TMPDIR is the directory of the database, or in it, another one is taken, and nothing changes."""
+    before = tree(filled)
+    for folder in (filled, "."):
+        assert command("scan", filled, env={"TMPDIR": folder}, cwd=Path(filled)).returncode == 0
+        assert tree(filled) == before
 
 
 # --------------------------------------------------------------------------- scan
@@ -384,6 +510,51 @@ def test_a_scan_of_typed_values(command, typed: str, tmp_path: Path) -> None:
     assert command("scan", typed, "--prefix", "wor").stdout.startswith('"worse"')
 
 
+def test_a_scan_of_wide_columns(command, path: str) -> None:
+    """All columns of a row of wide columns are shown, each with its name."""
+    with saferocks.open(path) as db:
+        db.put_entity(b"k", [b"a", b"b\t"], [b"1", b"2"])
+        db[b"plain"] = b""
+    assert command("scan", path).stdout == "k\ta=1\tb\\x09=2\nplain\t\n"
+    row, plain = map(json.loads, command("scan", path, "--json").stdout.splitlines())
+    assert row["columns"][0] == {"name": "a", "name_type": "bytes", "value": "1", "value_type": "bytes"}
+    assert plain == {"key": "plain", "key_type": "bytes", "value": "", "value_type": "bytes"}
+
+
+def test_a_scan_of_typed_values_with_a_time_to_live(command, path: str) -> None:
+    """Their keys are shown, and no value, of which rocksdict takes the time for a part."""
+    access = saferocks.AccessType.with_ttl(1000)
+    with saferocks.open(path, raw_mode=False, access_type=access) as db:
+        for value in (5, 1.5, "text"):
+            db[str(value)] = value
+    done = command("scan", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        [f'"{value}"', "<value with a time to live>"] for value in ("1.5", "5", "text")
+    ]
+    rows = [json.loads(line) for line in command("scan", path, "--json").stdout.splitlines()]
+    assert rows[0] == {"key": "1.5", "key_type": "str", "value": None, "value_type": "with_ttl"}
+
+
+def test_a_scan_of_very_long_numbers(command, path: str) -> None:
+    """Numbers of more digits than Python writes in decimal are written in hexadecimal, and read so."""
+    with saferocks.open(path, raw_mode=False) as db:
+        db[-(2**20000)] = 2**20000
+    shown = hex(2**20000)
+    assert command("scan", path).stdout == f"-{shown}\t{shown}\n"
+    (row,) = map(json.loads, command("scan", path, "--json").stdout.splitlines())
+    assert row == {"key": f"-{shown}", "key_type": "int", "value": shown, "value_type": "int"}
+    assert command("scan", path, f"--from=-{shown}", "--key-type", "int").stdout == f"-{shown}\t{shown}\n"
+
+
+def test_a_quote_is_given_as_it_is_shown(command, path: str) -> None:
+    """A quote in a typed key is shown with a backslash, and can be given so."""
+    with saferocks.open(path, raw_mode=False) as db:
+        db['a "b"'] = 1
+    assert command("scan", path).stdout == '"a \\"b\\""\t1\n'
+    assert command("scan", path, "--prefix", 'a \\"b').stdout == '"a \\"b\\""\t1\n'
+
+
 # --------------------------------------------------------------------------- inspect, doctor, verify
 
 
@@ -405,6 +576,16 @@ def test_doctor_names_the_holder(command, path: str, db: saferocks.Rdict) -> Non
     assert f"open for writing in process {os.getpid()}: " in done.stdout
     db.close()
     assert "no process has it open for writing" in command("doctor", path).stdout
+
+
+def test_a_lock_of_the_same_number_elsewhere(tmp_path: Path) -> None:
+    """A process that holds a lock holds this one only if it has this file open, of which its own files tell."""
+    file, other = tmp_path / "LOCK", tmp_path / "other"
+    other.touch()
+    with file.open("w"):
+        assert _lock_holder.may_have_open(os.getpid(), file.stat())
+        assert not _lock_holder.may_have_open(os.getpid(), other.stat())
+    assert not _lock_holder.may_have_open(os.getpid(), file.stat())
 
 
 def test_doctor_finds_what_is_wrong(command, filled: str) -> None:
@@ -434,6 +615,20 @@ def test_doctor_finds_what_is_wrong(command, filled: str) -> None:
     assert notes[1].startswith("whole.sst is a finished SST file that was never ingested")
     assert (done.returncode, done.stderr, len(notes)) == (1, "", 2)
     assert tree(filled) == before
+
+
+@pytest.mark.parametrize(
+    ("free", "own", "level"),
+    [
+        (400 << 30, 1 << 30, "note"),
+        (2 << 40, 1 << 30, "ok"),
+        (400 << 30, 500 << 30, "problem"),
+        (1 << 29, 1, "problem"),
+    ],
+)
+def test_doctor_judges_the_room_on_the_disk(free: int, own: int, level: str) -> None:
+    """Too little is what a compaction of this database would not fit in, not a share of a disk of 10 TiB."""
+    assert _checkup.room(free, 10 << 40, own).level == level
 
 
 def test_verify_names_family_and_file(command, filled: str) -> None:
@@ -490,6 +685,10 @@ def test_verify_goes_on_after_damage(command, path: str, what: str) -> None:
         assert [line.startswith(wrong) for line in lines].count(True) == (what != "overwritten")
     assert "ok      whole: 1000 rows" in lines
     assert lines[-1].startswith("2 of 3 column families damaged: restore a backup; ")
+    assert "`saferocks scan --damaged --json`" in lines[-1]
+    whole = ("scan", path, "--column-family", "whole")
+    assert command(*whole).returncode == 1
+    assert len(command(*whole, "--damaged", "--json").stdout.splitlines()) == 1000
     assert tree(path) == before
 
 
@@ -519,6 +718,28 @@ def test_verify_of_a_damaged_log(command, run_python, path: str) -> None:
     assert lines[0].startswith("problem it cannot be opened: Corruption: ")
     assert lines[1].startswith("ok      default: ")
     assert lines[-1].startswith("every column family can be read to its end, but ")
+
+
+def test_verify_of_a_log_that_cannot_be_opened(command, run_python, path: str) -> None:
+    """Also where damage in a log is such that RocksDB is not let at it, all else is read, up to the damage."""
+    assert run_python(LOGGED, path).returncode == 0
+    (log,) = (file for file in Path(path).glob("*.log") if file.stat().st_size > 100_000)
+    with log.open("r+b") as file:
+        file.seek(32768 + 4)  # the rest of a record, in the second block
+        file.seek(32768 + 7 + int.from_bytes(file.read(2), "little"))
+        file.write(bytes(7))  # the header of the record after it
+    before = tree(path)
+    done = command("verify", path)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, tree(path) == before) == (1, "", True)
+    assert lines[0].startswith(f"problem it cannot be opened: Corruption: {log.name} of '{path}' is damaged at byte ")
+    assert int(lines[1].removeprefix("ok      default: ").removesuffix(" rows")) > 300
+    assert lines[-1].startswith("every column family can be read to its end, but ")
+    done = command("doctor", path)
+    assert f"problem Corruption: {log.name} of '{path}' is damaged at byte" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "")
+    done = command("scan", path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 # --------------------------------------------------------------------------- bad input
@@ -553,6 +774,49 @@ def test_bad_input_is_one_line(command, filled: str, name: str) -> None:
     assert done.stderr.startswith(expected)
     assert (done.stderr.count("\n"), done.stdout, done.returncode) == (1, "", 2)
     assert tree(filled) == before
+
+
+def test_a_database_of_another_program(command, filled: str) -> None:
+    """One with a comparator that rocksdict lacks is no damage, and is not to be repaired."""
+    manifest = Path(filled, _manifest.current_name(filled))
+    manifest.write_bytes(manifest.read_bytes().replace(b"leveldb.BytewiseComparator", b"another.BytewiseComparator"))
+    for name in READING:
+        done = command(name, filled)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "is ordered by 'another.BytewiseComparator', which rocksdict lacks; read it with the" in done.stderr
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"MANIFEST-00000\0\n", b"\xff"])
+def test_a_damaged_current_is_damage(command, filled: str, name: str, content: bytes) -> None:
+    """Whatever is in CURRENT, it is said in one line that it is damaged."""
+    Path(filled, "CURRENT").write_bytes(content)
+    done = command(name, filled)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "does not name a readable MANIFEST" in done.stderr
+
+
+def test_a_family_whose_name_is_not_text(command, path: str) -> None:
+    """A column family with a name that rocksdict cannot have is named, and is no damage."""
+    with saferocks.open(path) as db:
+        db.create_column_family("name#")
+    manifest = Path(path, _manifest.current_name(path))
+    content = manifest.read_bytes()
+    assert b"name#" in content
+    manifest.write_bytes(content.replace(b"name#", b"name\xff"))
+    for name in READING:
+        done = command(name, path)
+        assert (done.returncode, done.stderr.count("\n"), "problem" in done.stdout) == (2, 1, False)
+        assert "the name of column family 'name\\xff' is not UTF-8, and rocksdict cannot open it" in done.stderr
+
+
+def test_nobody_to_tell_of_bad_input(environment: dict[str, str], path: str) -> None:
+    """Where stderr cannot be written the status is still that of bad input."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "scan", path], stderr=full, timeout=CHILD_SECONDS, env=environment, check=False
+        )
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("name", ["SAFEROCKS_POLICY", "SAFEROCKS_TRACE"])
@@ -748,16 +1012,21 @@ def test_closed_streams(
     assert done.stderr.count("\n") <= 1
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt(
     path: str, environment: dict[str, str], temporary: Path, number: signal.Signals, status: int
 ) -> None:
-    """Ctrl-C and a polite kill end a scan that is under way, without a traceback, and leave nothing behind."""
+    """Ctrl-C, a closed terminal and a polite kill end a scan that is under way, without a word, and leave nothing."""
     with saferocks.open(path) as db, db.bulk_writer() as bulk:
         for row in range(100_000):
             bulk[b"%08d" % row] = b"v" * 10
     child = subprocess.Popen(
-        [*COMMAND, "scan", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        [*COMMAND, "scan", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # which nohup would have it ignore
     )
     assert child.stdout is not None
     child.stdout.readline()  # it is under way, and will wait for a reader

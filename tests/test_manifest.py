@@ -85,7 +85,7 @@ def test_a_cut_off_manifest_is_read_as_far_as_it_goes(db: saferocks.Rdict, path:
     assert set(seen) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"../MANIFEST-000001\n"])
+@pytest.mark.parametrize("content", [b"nonsense\n", b"", b"../MANIFEST-000001\n", b"MANIFEST-00000\0\n"])
 def test_a_current_that_names_no_manifest(path: str, content: bytes) -> None:
     """A CURRENT that names something else, or a file elsewhere, is corruption."""
     Path(path).mkdir()
@@ -120,6 +120,16 @@ def test_the_options_file_gives_what_is_in_force(path: str) -> None:
     sizes = {name: values["write_buffer_size"] for (kind, name), values in found.items() if kind == "CFOptions"}
     assert sizes == {"default": str(8 << 20), "users": str(8 << 20)}
     assert found["Version", ""]["rocksdb_version"].count(".") == 2
+
+
+def test_the_options_of_families_with_odd_names(path: str) -> None:
+    """The options of a column family are found by its own name, whatever RocksDB has to escape in it."""
+    names = {"a:b", "#c", "d\\e", "f\ng", "h\x0bi\u2028"}
+    with saferocks.open(path) as db:
+        for name in names:
+            db.create_column_family(name)
+    found = {name for kind, name in _options_file.read_options_file(path) if kind == "CFOptions"}
+    assert found == {"default", *names}
 
 
 @given(st.text())
