@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import saferocks
-from saferocks import _engine, _registry, _settings, inspection
+from saferocks import _registry, _settings, inspection
+from saferocks._figures import ask
 from saferocks._groups import Group, groups
-from saferocks._owner import DatabaseOwner
 from saferocks.errors import SaferocksError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from saferocks._registry import Record
+    from saferocks._owner import FamilyRecord
     from saferocks.inspection import NativeMemory
 
 #: A program that compiles code as it runs has ever new lines; no page can show them all.
@@ -100,6 +101,7 @@ def figures() -> Figures:
     """Reckon everything from one copy of the registry."""
     records = _registry.snapshot()
     counts = Counter(map(id, map(_owner_of, records)))  # at once for all databases: there may be hundreds
+    present: list[FamilyRecord] = [record for record in records if record.kind == "database"]  # type: ignore[misc]
     found = groups(records)
     deadline = time.monotonic() + _PATIENCE
     return Figures(
@@ -107,7 +109,7 @@ def figures() -> Figures:
         groups=tuple(found[:MOST_GROUPS]),
         left_out=max(0, len(found) - MOST_GROUPS),
         kinds=_kinds(found),
-        databases=tuple(_database(record, counts, deadline) for record in records if record.kind == "database"),
+        databases=tuple(_database(record, counts, deadline) for record in present),
         rss=psutil.Process().memory_info().rss,
         heap=inspection.heap_used(),
     )
@@ -121,21 +123,9 @@ def _kinds(found: Sequence[Group]) -> dict[str, tuple[int, float]]:
     return dict(sorted(kinds.items()))
 
 
-def _database(record: Record, counts: Mapping[int, int], deadline: float) -> Database:
-    return Database(record.owner.name or "", counts[id(record.owner)] - 1, _memory(record, deadline))
-
-
-def _memory(record: Record, deadline: float) -> NativeMemory | None:
-    """Ask a database what it holds, unless it is being closed: a page does not wait for that."""
+def _database(record: FamilyRecord, counts: Mapping[int, int], deadline: float) -> Database:
     owner = record.owner
-    if not isinstance(owner, DatabaseOwner) or not owner.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-        return None
-    try:
-        if record.native is None or record.reason is not None or owner.closing:
-            return None
-        found: NativeMemory = _engine.call(lambda: inspection.native_memory(record.native, sorted(owner.families)))
-    except (SaferocksError, AttributeError):  # closed by its finalizer, which takes no lock
-        return None
-    finally:
-        owner.lock.release()
-    return found
+    memory: NativeMemory | None = None
+    with suppress(SaferocksError):  # RocksDB refuses: the page is of use all the same
+        memory = ask(record, lambda: inspection.native_memory(record.native, sorted(owner.families)), deadline)
+    return Database(owner.name, counts[id(owner)] - 1, memory)

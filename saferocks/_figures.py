@@ -11,17 +11,19 @@ from collections import Counter
 from dataclasses import astuple, dataclass, replace
 from functools import partial, reduce
 from operator import add, attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from saferocks import _engine, _registry, _totals, inspection
 from saferocks.errors import ColumnFamilyNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from saferocks._owner import FamilyRecord
     from saferocks._registry import Record
     from saferocks._totals import Held, Totals
+
+Answer = TypeVar("Answer")
 
 #: Seconds that one reckoning waits, in all, for databases that are being closed or changed.
 _PATIENCE = 0.25
@@ -110,7 +112,8 @@ def reckon() -> Figures:
     databases: dict[str, DatabaseFigures] = {}
     for record in present:
         # RocksDB counts the iterators of databases that have the same Options together.
-        found = _ask(record, options.count(id(record.owner.options)) == 1, deadline)
+        counts_alone = options.count(id(record.owner.options)) == 1
+        found = ask(record, partial(_measure, record, counts_alone), deadline)
         if found is not None:
             databases[found.database] = databases[found.database] + found if found.database in databases else found
     shown = {record.owner.name: record.owner.totals.name for record in present}
@@ -154,10 +157,15 @@ def _of_kind(totals: Totals, kind: str, count: int, held: Held, oldest: Record |
 # --------------------------------------------------------------------------- databases
 
 
-def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseFigures | None:
+def ask(record: FamilyRecord, measure: Callable[[], Answer], deadline: float) -> Answer | None:
     """Ask RocksDB of an open database, or return None if it is not to be asked at this moment.
 
     Its lock is held through its close, so nothing is asked of one that is closed or being closed.
+
+    Args:
+        record: The database's.
+        measure: Asks it.
+        deadline: Until when to wait for the lock, of `time.monotonic`.
     """
     owner = record.owner
     if not owner.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -165,7 +173,7 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
     try:
         if record.reason is not None or owner.closing or record.native is None:
             return None
-        figures: DatabaseFigures = _engine.call(partial(_measure, record, counts_alone))
+        answer: Answer = _engine.call(measure)
     except ColumnFamilyNotFoundError:  # this thread is about to drop one, and a signal handler asks, or it was stopped
         return None
     except Exception:
@@ -174,7 +182,7 @@ def _ask(record: FamilyRecord, counts_alone: bool, deadline: float) -> DatabaseF
             raise
         return None
     else:
-        return figures
+        return answer
     finally:
         owner.lock.release()
 

@@ -195,6 +195,7 @@ def test_a_database_that_a_finalizer_closes(db: saferocks.Rdict, monkeypatch: py
     for error in (AttributeError("gone"), LockedError("busy", code=11)):
 
         def fail(*arguments: Any, error: Exception = error) -> Any:
+            patch.setattr(db._record.owner, "closing", isinstance(error, AttributeError))
             raise error
 
         with monkeypatch.context() as patch:
