@@ -4,8 +4,9 @@ One thread makes a use; a trace function stops it before its k-th bytecode withi
 thread does the whole of a release, close or expiry, and then the use goes on; and so for every k. This is what
 Python 3.10 does between any two bytecodes, and so it is found on any Python.
 
-Arguments: the kind of handle, `quick` or `full`, and perhaps a part of the names of the cases to run. Prints a
-line of JSON for each case: its name, at how many bytecodes it was stopped, and what was wrong where.
+Arguments: the kinds of handles with commas between them, `quick` or `full`, and perhaps a part of the names of
+the cases to run. Prints a line of JSON for each case: its name, at how many bytecodes it was stopped, and what
+was wrong where.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 import warnings
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import saferocks
@@ -138,6 +140,7 @@ def interleave(use: Callable[[], Any], release: Callable[[], Any], k: int) -> Me
     def at_call(frame: Any, event: str, _: Any) -> Any:
         if met.place is not None or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
+        frame.f_trace = before_bytecode  # first: else Python 3.13 does not tell of the bytecodes
         frame.f_trace_opcodes = True
         return before_bytecode
 
@@ -329,18 +332,20 @@ LEAVING = ("leaving", "snapshot leaving")
 
 def releases_of(kind: Kind, phase: str) -> Iterator[str]:
     """Say what may happen to a handle meanwhile."""
-    yield "leaving" if phase in ("entered", "leaving", "renewing") else "release"
-    yield "expiry"
-    if kind is not KINDS["free batch"]:
+    yield "release" if phase in ("entering", "unentered", "resumed") else "leaving"
+    if phase != "expiring":  # one thread brings about all that expires
+        yield "expiry"
+    if kind is not KINDS["free batch"] and phase != "closing":
         yield "close"
     if kind.of_snapshot:
         yield "snapshot leaving"
+    if kind.of_snapshot and phase != "expiring":
         yield "snapshot expiry"
 
 
 # --------------------------------------------------------------------------- cases
 
-PHASES = ("entering", "unentered", "entered", "resumed", "leaving", "renewing")
+PHASES = ("entering", "unentered", "entered", "resumed", "leaving", "renewing", "expiring", "closing")
 
 
 @dataclass(frozen=True)
@@ -368,14 +373,16 @@ def cases_of(name: str, full: bool) -> Iterator[Case]:
     """Yield the cases of a kind of handle."""
     kind = KINDS[name]
     for phase in PHASES:
+        if phase == "closing" and kind is KINDS["free batch"]:
+            continue
         if phase in ("unentered", "entered", "resumed"):
             uses = list(kind.uses) if full or kind.uses is SCAN else list(kind.uses)[:2]
             uses = uses if phase == "entered" else uses[: 3 if full and kind.uses is not CURSOR else 1]
         else:
             uses = [phase]
         for use in uses:
-            for release in releases_of(kind, phase):
-                yield Case(name, phase, use, release, phase == "renewing" or release == "expiry")
+            for release in list(releases_of(kind, phase))[: None if full or phase != "resumed" else 1]:
+                yield Case(name, phase, use, release, phase in ("renewing", "expiring") or release == "expiry")
 
 
 class Round:
@@ -409,6 +416,10 @@ class Round:
                 leave(self.handle)
             case "renewing":
                 self.handle.renew()
+            case "expiring":
+                expire(self.handle)
+            case "closing":
+                self.world.db.close()
             case _:
                 return self.kind.uses[self.case.use][0](self.handle)
 
@@ -470,14 +481,20 @@ def end(handle: Any) -> None:
 
 #: At how many bytecodes of a case to stop, at the most: of a release; of an expiry, or of one of the snapshot's,
 #: which is a release and a little more; and of a close, after which the reopening takes tens of milliseconds.
-MOST_PLACES = {"quick": (100, 6, 2), "full": (4000, 400, 10)}
+MOST_PLACES = {"quick": (40, 3, 2), "full": (4000, 150, 8)}
 
 
 def places(case: Case, extent: str, bytecodes: int) -> range:
     """Return the numbers of the bytecodes to stop at: the same each time, and as far apart as it has to be."""
     release, expiry, close = MOST_PLACES[extent]
-    most = close if case.release == "close" else release if case.release in ("release", *LEAVING) else expiry
-    return range(1, bytecodes + 1, -(-bytecodes // most))
+    most = (
+        close
+        if case.release == "close" or case.phase == "closing"
+        else release
+        if case.release in ("release", *LEAVING)
+        else expiry
+    )
+    return range(1, bytecodes + 1, max(1, -(-bytecodes // most)))
 
 
 def run(case: Case, extent: str, unraised: list[str]) -> dict[str, Any]:
@@ -510,8 +527,8 @@ def run(case: Case, extent: str, unraised: list[str]) -> dict[str, Any]:
 MOST_WRONG = 3  # a defect shows at many places
 
 
-def main(name: str, extent: str, only: str = "") -> None:
-    """Try the cases of a kind of handle."""
+def main(names: str, extent: str, only: str = "") -> None:
+    """Try the cases of some kinds of handles."""
     faulthandler.enable()
     warnings.simplefilter("ignore")
     logging.getLogger("saferocks").setLevel(logging.CRITICAL)
@@ -522,7 +539,7 @@ def main(name: str, extent: str, only: str = "") -> None:
     with saferocks.open("db") as db:
         for key, value in ROWS:
             db[key] = value
-    for case in cases_of(name, extent == "full"):
+    for case in chain.from_iterable(cases_of(name, extent == "full") for name in names.split(",")):
         if only in str(case):
             print(f"begins: {case}", file=sys.stderr, flush=True)  # so that a crash says in which it was
             began = time.monotonic()
