@@ -170,10 +170,10 @@ class World:
     database: Any = None
 
     def __init__(self) -> None:
-        # After a close the opening fails for RocksDB's lock if anything native has survived it.
         if World.database is None or World.database._record.reason is not None:
             World.database = saferocks.open("db", statistics=True).__enter__()
         self.db = World.database
+        begun.clear()
         self.snap: Any = None
 
     def shared(self) -> Any:
@@ -224,11 +224,22 @@ CURSOR: Uses = {
     "last": (lambda cursor: seek(cursor, "seek_to_last"), LAST),
     "columns": (lambda cursor: cursor.columns(), [(b"", b"v")]),
 }
+
+
+def begin_loop(scan: Any) -> Any:
+    """Take a row as a `for` does, which keeps its iterator."""
+    begun.append(iter(scan))
+    return next(begun[-1])
+
+
+#: What a loop iterates over; after a release, not one more row may come out.
+begun: list[Any] = []
+
 #: On a scan that may have yielded a row; `rest` is what is left, and `first` the next row.
 SCAN: Uses = {
     "next": (lambda scan: next(scan), "first"),
     "list": (lambda scan: list(scan), "rest"),
-    "iter": (lambda scan: next(iter(scan)), "first"),
+    "loop": (begin_loop, "first"),
 }
 #: On a batch of one row.
 BATCH: Uses = {"put": (put, 2), "len": (lambda batch: batch.len(), 1)}
@@ -315,12 +326,21 @@ def expire(handle: Any) -> None:
         time.sleep(0.0001)
 
 
+def close(world: World) -> None:
+    """Close the database, and open it again, which RocksDB's lock refuses as long as anything native is left of it."""
+    world.db.close()
+    try:
+        World.database = saferocks.open("db", statistics=True).__enter__()
+    except saferocks.SaferocksError as error:
+        raise AssertionError("something native has survived the close") from error
+
+
 #: What another thread does, to a handle `h` in a world `w`.
 RELEASES: dict[str, Callable[[Any, World], Any]] = {
     "release": lambda h, w: _handle.release(h._record, Reason.EXITED),
     "leaving": lambda h, w: leave(h),
     "expiry": lambda h, w: expire(h),
-    "close": lambda h, w: w.db.close(),
+    "close": lambda h, w: close(w),
     "snapshot leaving": lambda h, w: leave(w.snap),
     "snapshot expiry": lambda h, w: expire(w.snap),
 }
@@ -448,6 +468,11 @@ class Round:
             if handle is not None:
                 self._judge("the end", outcome_of(lambda: end(handle)))  # noqa: B023 - called at once
                 self._judge_record(handle._record)
+        for rows in begun:
+            found = outcome_of(lambda: next(rows))  # noqa: B023 - called at once
+            self._judge("the loop", found)
+            if found.error is None:
+                self.wrong.append(f"the loop went on with {found.value!r} after the release")
         if self.world.db._record.reason is None:
             self._judge_counts()
         return met
