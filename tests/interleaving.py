@@ -506,7 +506,7 @@ def end(handle: Any) -> None:
 
 #: At how many bytecodes of a case to stop, at the most: of a release; of an expiry, or of one of the snapshot's,
 #: which is a release and a little more; and of a close, after which the reopening takes tens of milliseconds.
-MOST_PLACES = {"quick": (40, 3, 2), "full": (4000, 150, 8)}
+MOST_PLACES = {"quick": (48, 2, 2), "full": (4000, 150, 8)}
 
 
 def places(case: Case, extent: str, bytecodes: int) -> range:
