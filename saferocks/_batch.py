@@ -188,6 +188,13 @@ class BatchWrites(LeasedHandle[BatchRecord]):
             raise foreign_family(family, owner)
         self._families.add(family)
 
+    def _ask(self, method: str) -> Any:
+        try:
+            return getattr(self._record.live, method)()
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = self._failure(error)
+        _engine.throw(failure)
+
     def _failure(self, error: BaseException) -> list[BaseException]:
         if "already consumed" in str(error):
             where = _registry.format_site(self._record.site)
@@ -350,13 +357,6 @@ class WriteBatch(BatchWrites):
             record.owner = owner
             PROCESS.children.pop(record.id, None)
 
-    def _ask(self, method: str) -> Any:
-        try:
-            return getattr(self._record.live, method)()
-        except BaseException as error:  # noqa: BLE001 - see above
-            failure = self._failure(error)
-        _engine.throw(failure)
-
 
 class BulkWriter(BatchWrites):
     """Writes any number of rows in bounded memory, as a series of batches.
@@ -393,9 +393,9 @@ class BulkWriter(BatchWrites):
             EngineError: If RocksDB refuses; what was gathered is then discarded.
         """
         record = self._record
-        gathered, families = record.live, self._families
-        if gathered.is_empty():
+        if self._ask("is_empty"):  # or another thread has written it, and says so
             return
+        gathered, families = record.live, self._families
         record.native = record.live = self._new()
         if forking:
             record.disable()
@@ -415,5 +415,5 @@ class BulkWriter(BatchWrites):
             super()._leave(error)
 
     def _wrote(self) -> None:
-        if self._record.live.size_in_bytes() >= self._flush_bytes:
+        if self._ask("size_in_bytes") >= self._flush_bytes:
             self.flush()

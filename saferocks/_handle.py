@@ -192,6 +192,7 @@ class HandleRecord(Record):
         del native, live
         if self.reason is not None:
             self.disable()
+            self.deactivate()
             return self.after_release()
         raise self.too_late()
 
@@ -200,6 +201,7 @@ class HandleRecord(Record):
         self.disable()
         if self.reason is not None:
             self.state = RELEASED
+            self.deactivate()
         return self.closed_error()
 
     def refused(self) -> SaferocksError:
@@ -227,6 +229,9 @@ class HandleRecord(Record):
     def activate(self, native: Any) -> Any:
         """Return what the handle's methods shall call through; the same again after a fork."""
         return native
+
+    def deactivate(self) -> None:
+        """Let go of what `activate` has kept, after a release that had not found it yet."""
 
     def after_release(self) -> Any:
         """Answer a use after release: an error, or for a finished scan its end."""

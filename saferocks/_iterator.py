@@ -114,6 +114,10 @@ class SharedCursorRecord(BoundedCursorRecord):
             self.shared = shared = SharedCursor(native, self.bounds)
         return shared if self.bounds.is_open else BoundedCursor(shared, self.bounds)
 
+    def deactivate(self) -> None:
+        """Let go of the cursor that refers to the snapshot's."""
+        self.shared = None
+
     def dispose(self, native: Any) -> None:
         """Let go of the snapshot's cursor."""
         self.shared = None

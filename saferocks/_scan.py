@@ -150,6 +150,13 @@ class ScanRecord(HandleRecord):
             _close(rows)
         self.rows = None  # last: whoever interrupts this finds it, and does it again
 
+    def deactivate(self) -> None:
+        """Close a generator that came after the release had looked for one, and is in a circle with this record.
+
+        A release that is still under way may find it too; to be closed twice does no harm.
+        """
+        self.dispose(None)
+
     def abandon(self) -> None:
         """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
         super().abandon()
