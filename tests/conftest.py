@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import re
@@ -157,6 +158,41 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             cwd=tmp_path,
             check=False,
         )
+
+    return run
+
+
+_ROUNDS = """
+    import importlib, json, os, sys
+    from pathlib import Path
+    from stress.faults.fault import Round
+
+    fault = importlib.import_module(sys.argv[1]).FAULT
+    for seed in map(int, sys.argv[2:]):
+        directory = Path(f"round-{seed}").absolute()
+        directory.mkdir()
+        child = os.fork()
+        if not child:
+            outcome = fault.stage(Round(seed, directory))
+            print(json.dumps([outcome.counts, outcome.wrong]), flush=True)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, seed
+"""
+
+
+@pytest.fixture
+def run_rounds(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """Stage rounds of a fault, each in a process of its own.
+
+    Takes the name of its module and the seeds; returns the counts of each round, and all that was wrong.
+    """
+
+    def run(fault: str, *seeds: int) -> tuple[list[dict[str, int]], list[str]]:
+        done = run_python(_ROUNDS, f"stress.faults.{fault}", *map(str, seeds), env={"RUST_BACKTRACE": "0"})
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(found) == len(seeds)
+        return [counts for counts, _ in found], [each for _, wrong in found for each in wrong]
 
     return run
 

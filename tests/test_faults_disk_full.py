@@ -16,23 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ROUNDS = """
-    import os, sys
-    from pathlib import Path
-    from stress.faults import disk_full
-    from stress.faults.fault import Round
-
-    for seed in map(int, sys.argv[1:]):
-        directory = Path(f"round-{seed}").absolute()
-        directory.mkdir()
-        child = os.fork()
-        if not child:
-            outcome = disk_full.FAULT.stage(Round(seed, directory))
-            print(seed, outcome.counts, *outcome.wrong, sep="\\n", flush=True)
-            os._exit(bool(outcome.wrong) or not outcome.counts.get("refused"))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, seed
-        assert not list(directory.glob("ballast")), "the file system was not of that process alone"
-"""
+    Rounds = Callable[..., tuple[list[dict[str, int]], list[str]]]
 
 #: A user namespace in which no mount namespace may be made is what a machine is like that allows none.
 DENIED = """
@@ -55,10 +39,12 @@ DENIED = """
 """
 
 
-def test_nothing_wrong_happens_on_a_full_disk(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_nothing_wrong_happens_on_a_full_disk(run_rounds: Rounds, tmp_path: Path) -> None:
     """Rounds of the fault, each in a process of its own and each refused something, find nothing wrong."""
-    child = run_python(ROUNDS, "0", "1", "3", "6", "10")
-    assert child.returncode == 0, child.stdout + child.stderr
+    counts, wrong = run_rounds("disk_full", 0, 1, 3, 6, 10)
+    assert wrong == []
+    assert min(each["refused"] for each in counts) > 0
+    assert not list(tmp_path.glob("round-*/ballast")), "the file system was not of that process alone"
 
 
 def test_it_is_not_staged_where_neither_is_allowed(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
