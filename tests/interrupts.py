@@ -163,7 +163,7 @@ def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
 def main(name: str, stride: int) -> None:
     """Interrupt the work at its moments, one after the other."""
     met: list[Any] = []
-    sys.unraisablehook = met.append
+    sys.unraisablehook = lambda unraisable: met.append(type(unraisable.exc_value))  # and not what it happened in
     saferocks.configure(policy="ignore")
     logging.getLogger("saferocks").addHandler(logging.NullHandler())
     with saferocks.open(PATH) as db:
