@@ -42,26 +42,36 @@ def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: flo
     try:
         if record.reason is not None or owner.closing:  # closed, or closing further up this stack
             return
-        if cancel_background:
-            _engine.call(record.native.cancel_all_background, False)
-        _drain(owner, deadline)
-        _release_all(record, deadline)
+        _close(record, cancel_background, deadline)
     finally:
         owner.lock.release()
 
 
+def _close(record: FamilyRecord, cancel_background: bool, deadline: float) -> None:
+    try:
+        if cancel_background:
+            _engine.call(record.native.cancel_all_background, False)
+        _drain(record.owner, deadline)
+        _release_all(record, deadline)
+    except BaseException:  # a call still running, or KeyboardInterrupt anywhere: it is open, and can be closed again
+        if record.reason is None:
+            record.owner.closing = False
+        raise
+
+
 def _drain(owner: DatabaseOwner, deadline: float) -> None:
     """Let no new call start, and wait for those in flight; put all back if that does not come about."""
-    owner.closing = True
-    children = _children(owner)
+    children: list[HandleRecord] = []
     parked: list[Any] = []
     try:
+        owner.closing = True
+        children += _children(owner)
         parked += (child.disable() for child in children)
         _wait_for_openings(owner, deadline)
         for child in children:
             _wait_while_busy(child, deadline)
-    except BaseException:  # KeyboardInterrupt too: the database stays open and usable
-        owner.closing = False
+    except BaseException:  # KeyboardInterrupt too
+        owner.closing = False  # first: what is put back is usable then
         _put_back(children, parked)
         raise
 
@@ -104,15 +114,10 @@ def _is_being_opened(child: HandleRecord) -> bool:
 def _release_all(record: FamilyRecord, deadline: float) -> None:
     failures: list[BaseException] = []
     bound = record.bound
-    try:
-        for child in reversed(_children(record.owner)):
-            if child is not record:
-                _release_child(child, failures)
-        _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
-    except BaseException:  # a call still running, or KeyboardInterrupt: the database itself is still open
-        record.owner.closing = False
-        record.enable_again(None)
-        raise
+    for child in reversed(_children(record.owner)):
+        if child is not record:
+            _release_child(child, failures)
+    _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
     record.owner.options = None  # half a megabyte with statistics, which every handle that is still held would keep

@@ -164,10 +164,10 @@ class HandleRecord(Record):
         variable refers to what is native when an error is raised, see `_engine.failure`.
         """
         self.state = state
-        native = self.native
-        if native is not None:
-            self.live = native if self.is_plain else self.activate(native)
-            del native
+        live = self.native if self.is_plain else self.activated()
+        if live is not None:
+            self.live = live
+            del live
             if self.reason is None and not self.owner.closing:
                 if forking:
                     self.disable()
@@ -181,15 +181,16 @@ class HandleRecord(Record):
         first and then looked for a fork, which first tells of itself and then unsets: the second
         of the two sees the other.
         """
-        native = self.native
-        live = native if native is None or self.is_plain else self.activate(native)
-        if live is not None:
-            self.live = live
-            if self.reason is None and not self.owner.closing and not self.is_expired():
-                if forking:
-                    self.disable()
-                return live
-        del native, live
+        live = self.native if self.is_plain else self.activated()
+        try:
+            if live is not None:
+                self.live = live
+                if self.reason is None and not self.owner.closing and not self.is_expired():
+                    if forking:
+                        self.disable()
+                    return live
+        finally:
+            del live
         if self.reason is not None:
             self.disable()
             self.deactivate()
@@ -225,6 +226,17 @@ class HandleRecord(Record):
         self.live = live
         if forking:
             self.disable()
+
+    def activated(self) -> Any:
+        """Return what `activate` does, or None after a release; no frame of an interrupt keeps what is native."""
+        native = self.native
+        try:
+            return native if native is None else self.activate(native)
+        except BaseException as interrupt:
+            native = None
+            if interrupt.__traceback__ is not None:
+                clear_frames(interrupt.__traceback__.tb_next)
+            raise
 
     def activate(self, native: Any) -> Any:
         """Return what the handle's methods shall call through; the same again after a fork."""
@@ -435,10 +447,10 @@ class Handle(Generic[RecordT]):
         if record.state is OPEN:
             # As in `start`, written out: one call less for each handle.
             record.state = ENTERED
-            native = record.native
-            if native is not None:
-                record.live = native if record.is_plain else record.activate(native)
-                del native
+            live = record.native if record.is_plain else record.activated()
+            if live is not None:
+                record.live = live
+                del live
                 if record.reason is None and not record.owner.closing:
                     if forking:
                         record.disable()

@@ -1,0 +1,195 @@
+"""A program for tests/test_interrupts.py: KeyboardInterrupt at each moment at which Python delivers a Ctrl-C.
+
+From Python 3.11 on that is when a function is entered, and when a call of one in C has returned (and in loops that
+make no call). A profile function is told of both, and what it raises comes out of just there; so the k-th of these
+moments within the package is interrupted, for one k after the other, until the work has no more.
+
+Arguments: the name of the work, and how many moments to go on by. Prints what was wrong, a line each, and last at
+how many moments it was interrupted.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import saferocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PACKAGE = os.path.dirname(saferocks.__file__) + os.sep
+#: Frames of the package are known by their files; a handler in C, as Python's own, has no frame at all.
+HOOK = f"{PACKAGE}interrupt.py"
+PATH = "db"
+#: More than any of this takes, and less than a close waits for what a frame refers to.
+MOST_SECONDS = 3.0
+
+SOURCE = '''
+def interrupt(frame, event, function):
+    """Raise at one of the moments; frames of this file are none of the package's own."""
+    if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code is not CODE[0]:
+        state.seen += 1
+        if state.seen == state.wanted:
+            sys.setprofile(None)
+            name = f"{event} {getattr(function, '__qualname__', '')}".strip()
+            state.place = f"{frame.f_code.co_filename[len(PACKAGE):]}:{frame.f_lineno} {frame.f_code.co_name} ({name})"
+            raise KeyboardInterrupt
+
+CODE.append(interrupt.__code__)
+'''
+
+
+class State:
+    """Which moment is to be interrupted, how many there were, and where it was."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.seen, self.place = wanted, 0, ""
+
+
+state = State(0)
+space: dict[str, Any] = {"PACKAGE": PACKAGE, "CODE": [], "sys": sys, "state": state}
+exec(compile(SOURCE, HOOK, "exec"), space)  # noqa: S102 - a file name of its own is the point
+
+
+def nothing(db: Any) -> None:
+    """Leave the database alone: what is interrupted is its close."""
+
+
+def reads(db: Any) -> None:
+    """A snapshot, two scans, a batch."""
+    with db.snapshot() as snap, snap.keys() as seen, db.items() as items, db.write_batch() as batch:
+        batch[b"b"] = b"1"
+        for _ in items:
+            next(seen)
+    db[b"a"] = b"1"
+
+
+def cursors(db: Any) -> None:
+    """Cursors with bounds and without."""
+    with db.iter(prefix=b"k") as bounded, db.iter() as cursor:
+        bounded.seek_to_first()
+        bounded.value()
+        bounded.next()
+        cursor.seek(b"k3")
+        cursor.key()
+        cursor.next()
+
+
+def shared(db: Any) -> None:
+    """Cursors and scans of a snapshot."""
+    with db.snapshot() as snap, snap.iter(prefix=b"k") as bounded, snap.iter() as cursor, snap.items() as items:
+        bounded.seek_to_first()
+        bounded.value()
+        cursor.seek(b"k")
+        cursor.next()
+        next(items)
+        snap.get(b"k1")
+
+
+def writes(db: Any) -> None:
+    """A bulk writer and a batch."""
+    with db.bulk_writer() as bulk:
+        bulk[b"x"] = b"1"
+        bulk.flush()
+        bulk[b"y"] = b"2"
+    with db.write_batch() as batch:
+        batch.put(b"z", b"3")
+
+
+def families(db: Any) -> None:
+    """A column family."""
+    family = db.get_column_family("f")
+    family[b"a"] = b"1"
+    family.get(b"a")
+    with family.items() as items:
+        list(items)
+
+
+def scans(db: Any) -> None:
+    """Scans with a bound and a lease."""
+    with db.items(prefix=b"k") as items:
+        list(items)
+    with db.values(from_key=b"k3", expire_after=100) as values:
+        next(values)
+        values.renew()
+
+
+WORKS: dict[str, Callable[[Any], None]] = {
+    function.__name__: function for function in (nothing, reads, cursors, shared, writes, families, scans)
+}
+
+
+def carry_out(work: Callable[[Any], None]) -> tuple[bool, Any]:
+    """Do the work in a database's `with`, and return whether the interrupt came out of it, and the database."""
+    held = None
+    try:
+        with saferocks.open(PATH) as db:
+            held = db
+            sys.setprofile(space["interrupt"])
+            work(db)
+    except KeyboardInterrupt:
+        return True, held
+    finally:
+        sys.setprofile(None)
+    return False, held
+
+
+def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
+    """Say what is wrong after an interrupt."""
+    wrong = []
+    # What comes in a `__del__`, or as a generator is dropped, Python tells nobody else.
+    if not arrived and not met:
+        wrong.append("the interrupt was lost")
+    if held._record.reason is None:  # it came in the midst of the close
+        held.close()
+    if held._record.reason is None:
+        wrong.append("the database cannot be closed")
+    wrong += [f"left in the registry: {handle}" for handle in saferocks.open_handles()]
+    try:
+        with saferocks.open(PATH) as db, db.keys(prefix=b"k") as keys:
+            if len(list(keys)) != 10:
+                wrong.append("rows are missing")
+    except saferocks.EngineError as error:
+        wrong.append(f"it cannot be opened again: {error}")
+    return wrong
+
+
+def main(name: str, stride: int) -> None:
+    """Interrupt the work at its moments, one after the other."""
+    met: list[Any] = []
+    sys.unraisablehook = lambda unraisable: met.append(type(unraisable.exc_value))  # and not what it happened in
+    saferocks.configure(policy="ignore")
+    logging.getLogger("saferocks").addHandler(logging.NullHandler())
+    with saferocks.open(PATH) as db:
+        db.create_column_family("f")
+        for number in range(10):
+            db[b"k%d" % number] = b"v"
+    moment, places = 1, 0
+    while True:
+        state.wanted, state.seen, state.place = moment, 0, ""
+        began = time.monotonic()
+        arrived, held = carry_out(WORKS[name])
+        seconds = time.monotonic() - began
+        if not state.place:
+            break
+        wrong = look(arrived, held, met)
+        if seconds > MOST_SECONDS:
+            wrong.append(f"it took {seconds:.1f} s")
+        for each in wrong:
+            print(f"{name}, moment {moment}, {state.place}: {each}")
+        met.clear()
+        del held
+        gc.collect()
+        moment, places = moment + stride, places + 1
+    print(places)
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(150, exit=True)
+    main(sys.argv[1], int(sys.argv[2]))
