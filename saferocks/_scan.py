@@ -222,8 +222,10 @@ class SharedScanRecord(ScanRecord):
 
     def is_expired(self) -> bool:
         """Tell whether its own lease or the snapshot's has run out."""
-        pinned = self.native  # once: a release takes it away
-        return super().is_expired() or (self.reason is None and pinned is not None and pinned.expired)
+        pinned = self.native  # once: a release takes it away, after it has said why
+        if self.reason is None and pinned is not None and pinned.expired:
+            return True
+        return super().is_expired()
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""
