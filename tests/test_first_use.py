@@ -48,7 +48,6 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             slot.__delete__(record)
 
     monkeypatch.setattr(HandleRecord, "live", Watched())
-    monkeypatch.setattr(_handle, "_get_live", slot.__get__)
     yield seen
     assert None not in seen
 
