@@ -1,7 +1,7 @@
 """Closing a database in two phases, so that nothing is pulled from under a call.
 
 First every handle is marked so that no new call starts, and calls in flight are waited for;
-if that takes too long, all is put back and the database stays open. Then the handles are
+if that takes too long, the mark is taken off and the database stays open. Then the handles are
 released, youngest first, and last the database itself. From then on the path can be reopened.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saferocks import _engine, _guard, _registry, _telling, events
 from saferocks._cursor import PinnedCursor
@@ -53,35 +53,22 @@ def _close(record: FamilyRecord, cancel_background: bool, deadline: float) -> No
             _engine.call(record.native.cancel_all_background, False)
         _drain(record.owner, deadline)
         _release_all(record, deadline)
-    except BaseException:  # a call still running, or KeyboardInterrupt anywhere: it is open, and can be closed again
+    except BaseException:  # a call still running, or KeyboardInterrupt anywhere
+        # It is open, and can be closed again; a handle is enabled again by its next use, see `HandleRecord.resume`.
         if record.reason is None:
             record.owner.closing = False
         raise
 
 
 def _drain(owner: DatabaseOwner, deadline: float) -> None:
-    """Let no new call start, and wait for those in flight; put all back if that does not come about."""
-    children: list[HandleRecord] = []
-    parked: list[Any] = []
-    try:
-        owner.closing = True
-        children += _children(owner)
-        parked += (child.disable() for child in children)
-        _wait_for_openings(owner, deadline)
-        for child in children:
-            _wait_while_busy(child, deadline)
-    except BaseException:  # KeyboardInterrupt too
-        owner.closing = False  # first: what is put back is usable then
-        _put_back(children, parked)
-        raise
-
-
-def _put_back(children: list[HandleRecord], parked: list[Any]) -> None:
-    """Let calls start again; empties `parked`, which the error's traceback keeps."""
-    for child in children[: len(parked)]:
-        live = parked.pop(0)
-        if live is not None and child.reason is None:
-            child.enable_again(live)
+    """Let no new call start, and wait for those in flight."""
+    owner.closing = True  # first: whoever uses a handle that is being disabled comes to look at it
+    children = _children(owner)
+    for child in children:
+        child.disable()
+    _wait_for_openings(owner, deadline)
+    for child in children:
+        _wait_while_busy(child, deadline)
 
 
 def _wait_while_busy(record: HandleRecord, deadline: float) -> None:

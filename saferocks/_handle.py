@@ -175,7 +175,7 @@ class HandleRecord(Record):
         raise self.too_late()
 
     def resume(self) -> Any:
-        """Return what the calls of a handle in use go through, which a fork has unset.
+        """Return what the calls of a handle in use go through, which a fork, or a close that failed, has unset.
 
         While that is under way it stays unset: in the child each use has to come here. It is set
         first and then looked for a fork, which first tells of itself and then unsets: the second
@@ -212,20 +212,12 @@ class HandleRecord(Record):
             release(self, Reason.DATABASE_CLOSED)
         return error
 
-    def disable(self) -> Any:
-        """Let no new call start; return what calls went through, or None if the handle was not in use."""
-        try:
-            live = _get_live(self)
+    def disable(self) -> None:
+        """Let no new call start."""
+        try:  # `suppress` would take longer than all the rest  # noqa: SIM105
             del self.live
         except AttributeError:  # never used, or another thread was faster
-            return None
-        return live
-
-    def enable_again(self, live: Any) -> None:
-        """Put back what `disable` took, after a close that did not come about."""
-        self.live = live
-        if forking:
-            self.disable()
+            pass
 
     def activated(self) -> Any:
         """Return what `activate` does, or None after a release; no frame of an interrupt keeps what is native."""
@@ -234,12 +226,11 @@ class HandleRecord(Record):
             return native if native is None else self.activate(native)
         except BaseException as interrupt:
             native = None
-            if interrupt.__traceback__ is not None:
-                clear_frames(interrupt.__traceback__.tb_next)
+            _clear_callees(interrupt)
             raise
 
     def activate(self, native: Any) -> Any:
-        """Return what the handle's methods shall call through; the same again after a fork."""
+        """Return what the handle's methods shall call through; the same again when it is asked again."""
         return native
 
     def deactivate(self) -> None:
@@ -344,10 +335,6 @@ class HandleRecord(Record):
         return _guard.COLLECTED if self.loss else None
 
 
-#: Reads the slot without falling through to `__getattr__`.
-_get_live: Callable[[HandleRecord], Any] = HandleRecord.__dict__["live"].__get__
-
-
 def release(record: HandleRecord, reason: Reason) -> bool:
     """Release a handle; True for the one caller who did, False if it was released already.
 
@@ -380,8 +367,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     except Exception:
         raise
     except BaseException as interrupt:  # Ctrl-C in the midst of it
-        if interrupt.__traceback__ is not None:
-            clear_frames(interrupt.__traceback__.tb_next)  # whose variables refer to what is native
+        _clear_callees(interrupt)
         record.reason = reason
         record.state = RELEASED
         _leases.ended(record)
@@ -395,6 +381,12 @@ def release(record: HandleRecord, reason: Reason) -> bool:
             kept.pop(record.id, None)
         record.owner.children.pop(record.id, None)
     return True
+
+
+def _clear_callees(interrupt: BaseException) -> None:
+    """Clear the frames that an interrupt has come through before its catcher's: they refer to what is native."""
+    if interrupt.__traceback__ is not None:
+        clear_frames(interrupt.__traceback__.tb_next)
 
 
 def take_over(record: HandleRecord, reason: Reason) -> None:

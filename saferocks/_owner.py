@@ -122,20 +122,16 @@ class FamilyRecord(HandleRecord):
         self.sink = native if self.owner.access.writes else ReadOnlySink(self)
         return native
 
-    def disable(self) -> Any:
+    def disable(self) -> None:
         """Let no new call start, neither reading nor writing."""
         with suppress(AttributeError):  # never used, or another thread was faster
             del self.sink
-        return super().disable()
+        super().disable()
 
     def is_busy(self) -> bool:
         """Tell whether a call that let go of the interpreter lock is under way."""
         native = self.native  # once: a finalizer may release it
         return self.is_table and native is not None and _engine.is_busy(native, self.dumps)
-
-    def enable_again(self, live: Any) -> None:
-        """Put back what `disable` took."""
-        super().enable_again(self.activate(self.native))
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""

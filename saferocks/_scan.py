@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from itertools import chain
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -40,6 +39,9 @@ _PARTS = frozenset({"values", "columns"})
 _FIRST_CHUNK, _LAST_CHUNK = 4, 256
 #: How long a release waits for another thread to come out of the generator it is closing.
 _CLOSE_SECONDS = 30.0
+#: Whether another thread may run, and ask for a row, while a generator is being closed: Python 3.10 looks for
+#: one as it enters an `except`. What asks then gets a bare "generator already executing" from its `for`.
+_CLOSES_IN_STEPS = sys.version_info < (3, 11)
 
 
 def _pick_item(cursor: Any, key: Key) -> tuple[Key, Any]:
@@ -130,7 +132,9 @@ class ScanRecord(HandleRecord):
         Code in C, such as `list`, gives the watcher no moment between two rows to take it away.
         """
         lease = self.lease
-        return rows if lease is None or lease.expire_after is None else _leased_rows(lease, rows)
+        if lease is not None and lease.expire_after is not None:
+            return _leased_rows(lease, rows)
+        return _closing_at_once(rows) if _CLOSES_IN_STEPS else rows
 
     def is_busy(self) -> bool:
         """Tell whether a thread is taking a row."""
@@ -161,8 +165,8 @@ class ScanRecord(HandleRecord):
         """Leave the scan to the parent, in a forked child; what iterates over it asks the tail next."""
         super().abandon()
         rows, self.rows = self.rows, None
-        if rows is not None and not rows.gi_running:  # else a thread that is no more was taking a row
-            rows.close()
+        if rows is not None:
+            _try_to_close(rows)  # a thread that is no more may have been taking a row
 
     def end(self) -> StopIteration | BaseException:
         """Say how the scan ended, once its generator has."""
@@ -174,22 +178,30 @@ class ScanRecord(HandleRecord):
 def _close(rows: Any) -> None:
     """Close a generator, once no other thread is taking a row from it.
 
-    Python 3.11 and 3.12 may crash when a generator is closed that another thread is executing, instead of raising
-    ValueError: they look at its stack if what comes next in its code resembles a `yield from`. So it is asked first;
-    nothing that lets another thread run stands between the question and the call.
-
     Raises:
         BusyError: If it is running further up this stack, or for too long elsewhere.
     """
     deadline = time.monotonic() + _CLOSE_SECONDS
-    while True:
-        with suppress(ValueError):  # "generator already executing", where Python tells after all
-            if not rows.gi_running:
-                rows.close()
-                return
+    while not _try_to_close(rows):
         if _is_on_this_stack(rows) or time.monotonic() >= deadline:
             raise BusyError("Resource busy: the iterator is taking a row further up this stack", code=11)
         time.sleep(0)
+
+
+def _try_to_close(rows: Any) -> bool:
+    """Close a generator; False if it is executing.
+
+    Python 3.11 and 3.12 may crash when a generator is closed that another thread is executing, instead of raising
+    ValueError: they look at its stack if what comes next in its code resembles a `yield from`. So it is asked first;
+    nothing that lets another thread run stands between the question and the call.
+    """
+    try:
+        if rows.gi_running:
+            return False
+        rows.close()
+    except ValueError:  # "generator already executing", where Python tells after all
+        return False
+    return True
 
 
 def _is_on_this_stack(rows: Any) -> bool:
@@ -222,8 +234,10 @@ class SharedScanRecord(ScanRecord):
 
     def is_expired(self) -> bool:
         """Tell whether its own lease or the snapshot's has run out."""
-        pinned = self.native  # once: a release takes it away
-        return super().is_expired() or (self.reason is None and pinned is not None and pinned.expired)
+        pinned = self.native  # once: a release takes it away, after it has said why
+        if self.reason is None and pinned is not None and pinned.expired:
+            return True
+        return super().is_expired()
 
     def dispose(self, native: Any) -> None:
         """Close the generator, and let go of the snapshot's cursor."""
@@ -238,6 +252,12 @@ def _leased_rows(lease: Lease, rows: Generator[Any, None, None]) -> Generator[An
         yield row
         if lease.expired:
             return
+
+
+def _closing_at_once(rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
+    """Yield rows from where no `except` stands around the `yield`."""
+    for row in rows:  # noqa: UP028 - `yield from` would be closing them while it counts as running
+        yield row
 
 
 # The three generators below end alike, and are written out all the same: a generator around a

@@ -22,27 +22,12 @@ import saferocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 PACKAGE = os.path.dirname(saferocks.__file__) + os.sep
-#: Frames of the package are known by their files; a handler in C, as Python's own, has no frame at all.
-HOOK = f"{PACKAGE}interrupt.py"
 PATH = "db"
 #: More than any of this takes, and less than a close waits for what a frame refers to.
 MOST_SECONDS = 3.0
-
-SOURCE = '''
-def interrupt(frame, event, function):
-    """Raise at one of the moments; frames of this file are none of the package's own."""
-    if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE) and frame.f_code is not CODE[0]:
-        state.seen += 1
-        if state.seen == state.wanted:
-            sys.setprofile(None)
-            name = f"{event} {getattr(function, '__qualname__', '')}".strip()
-            state.place = f"{frame.f_code.co_filename[len(PACKAGE):]}:{frame.f_lineno} {frame.f_code.co_name} ({name})"
-            raise KeyboardInterrupt
-
-CODE.append(interrupt.__code__)
-'''
 
 
 class State:
@@ -53,8 +38,22 @@ class State:
 
 
 state = State(0)
-space: dict[str, Any] = {"PACKAGE": PACKAGE, "CODE": [], "sys": sys, "state": state}
-exec(compile(SOURCE, HOOK, "exec"), space)  # noqa: S102 - a file name of its own is the point
+
+
+def interrupt(frame: FrameType, event: str, function: Any) -> None:
+    """Raise at one of the moments."""
+    if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(PACKAGE):
+        return
+    state.seen += 1
+    if state.seen == state.wanted:
+        sys.setprofile(None)
+        name = f"{event} {getattr(function, '__qualname__', '')}".strip()
+        state.place = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name} ({name})"
+        raise KeyboardInterrupt
+
+
+# Python's own handler is in C and has no frame; this one's shall pass for one of the package's.
+interrupt.__code__ = interrupt.__code__.replace(co_filename=f"{PACKAGE}interrupt.py")
 
 
 def nothing(db: Any) -> None:
@@ -131,7 +130,7 @@ def carry_out(work: Callable[[Any], None]) -> tuple[bool, Any]:
     try:
         with saferocks.open(PATH) as db:
             held = db
-            sys.setprofile(space["interrupt"])
+            sys.setprofile(interrupt)
             work(db)
     except KeyboardInterrupt:
         return True, held

@@ -1078,3 +1078,39 @@ def test_a_close_asks_whether_calls_are_under_way_without_an_error_in_rocksdict(
         finally:
             sys.setprofile(None)
     assert errors == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the signal is raised by libc")
+@pytest.mark.parametrize("terms", ["", "expire_after=60.0", "lower_bound=b'1'"])
+@pytest.mark.parametrize("opener", ["db.items", "db.keys", "db.values", "snap.keys"])
+def test_who_asks_in_the_midst_of_a_close_gets_no_bare_error(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], opener: str, terms: str
+) -> None:
+    """A `for` that asks for a row at whatever moment of its generator's close gets HandleClosedError, not ValueError.
+
+    A signal handler asks, in place of another thread: Python runs it at the first moment at which that could run.
+    Nothing in Python stands between the signal and the close.
+    """
+    child = run_python(f"""
+        import ctypes, functools, signal
+        import saferocks
+
+        with saferocks.open("db") as db:
+            for number in range(9):
+                db[b"%d" % number] = b""
+            with db.snapshot() as snap, {opener}({terms}) as scan:
+                reader = iter(scan)
+                next(reader)
+
+                def ask(*_):
+                    try:
+                        next(reader)
+                    except Exception as error:
+                        print(type(error).__name__)
+
+                signal.signal(signal.SIGUSR1, ask)
+                interrupt = functools.partial(getattr(ctypes.CDLL(None), "raise"), signal.SIGUSR1)
+                close = functools.partial(scan._record.rows.close)
+                list(map(functools.partial.__call__, [interrupt, close]))
+    """)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "HandleClosedError\n", "")

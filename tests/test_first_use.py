@@ -48,7 +48,6 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             slot.__delete__(record)
 
     monkeypatch.setattr(HandleRecord, "live", Watched())
-    monkeypatch.setattr(_handle, "_get_live", slot.__get__)
     yield seen
     assert None not in seen
 
@@ -124,3 +123,25 @@ def test_a_shared_cursor_taken_away_as_a_scan_asks_for_its_lease() -> None:
     found[:] = [PinnedCursor(None)]
     assert not record.is_expired()
     assert found == []
+
+
+class _Releasing(SharedScanRecord):
+    """Is being released by another thread, because the lease of its snapshot has run out."""
+
+    __slots__ = ()
+
+    reason = property(lambda self: reasons.pop(0) if reasons[1:] else reasons[0], lambda self, value: None)
+
+
+#: What `_Releasing` says, one look after the other.
+reasons: list[Reason | None] = []
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_scan_whose_snapshot_expires_under_its_looks(before: int) -> None:
+    """A scan that has been seen to be expired still is while the release says so: the error is of the same type."""
+    record = _Releasing.__new__(_Releasing)
+    record.native = pinned = PinnedCursor(None)
+    pinned.expired = True
+    reasons[:] = [*[None] * before, Reason.SNAPSHOT_EXPIRED]
+    assert record.is_expired()
