@@ -100,6 +100,7 @@ class _Survey:
     names: tuple[str, ...] = ()
     count: int = 0
     leaks: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    told: dict[tuple[Any, ...], int] = field(default_factory=dict)
     table: dict[str, Any] | None = None
     cut: dict[str, int] | None = None
 
@@ -122,8 +123,14 @@ class _Survey:
         """Keep the last of what was said of a line, how often it was, and of how many handles in all."""
         line = tuple(leak.get(name) for name in ("source", "event", "kind", "opened_at"))
         before = self.leaks.get(line, {})
-        sums = {"count": before.get("count", 0) + leak["count"]} if "count" in leak else {}
+        sums = {"count": before.get("count", 0) + self._fresh(line, leak["count"])} if "count" in leak else {}
         self.leaks[line] = {**leak, **sums, "reports": before.get("reports", 0) + 1}
+
+    def _fresh(self, line: tuple[Any, ...], count: int) -> int:
+        """Return how many handles of a line are new since it was last told of, each database counting from one."""
+        told = self.told.get(line, 0)
+        self.told[line] = count
+        return count - told if count > told else count
 
 
 def read_leg(file: str) -> LegData:

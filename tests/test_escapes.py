@@ -207,7 +207,7 @@ def warnings_in(stderr: str) -> list[tuple[str, str, str]]:
 
 def events_in(stderr: str) -> list[tuple[str, str]]:
     """Return kind and place of each event on stderr of an escape that was counted for the first time."""
-    event = r"^saferocks\.handle_(?:leaked|outlived_database) kind='(\w+)' .*opened_at='\S*/(\S+)' count=1 "
+    event = r"^saferocks\.handle_(?:leaked|outlived_database) kind='(\w+)' .*opened_at='\S*/(\S+)' age=\S+ count=1 "
     return sorted(re.findall(event, stderr, re.MULTILINE))
 
 

@@ -112,6 +112,16 @@ def test_what_the_guard_says_is_grouped_by_line(tmp_path: Path) -> None:
     assert data.named == ("work.py:7",)
 
 
+def test_handles_of_a_line_are_counted_once_each(tmp_path: Path) -> None:
+    """An event says how many of its line there have been, from one again in each database; they are not summed up."""
+    file = tmp_path / "leg.jsonl"
+    told = [{"source": "event", "event": "e", "kind": "iterator", "opened_at": "work.py:7", "count": count}
+            for count in (1, 10, 100, 123, 1, 10)]  # fmt: skip
+    file.write_text("".join(json.dumps({"leak": leak}) + "\n" for leak in told))
+    (leak,) = read_leg(str(file)).leaks
+    assert (leak["count"], leak["reports"]) == (133, 6)
+
+
 def test_a_table_is_kept(tmp_path: Path) -> None:
     """What a scenario reports besides its samples comes with them; the last of several stands."""
     file = tmp_path / "leg.jsonl"
