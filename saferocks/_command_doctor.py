@@ -6,9 +6,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 from saferocks import _checkup, _terminal
+from saferocks._remedies import DAMAGE, LOSS, remedy_of
 from saferocks._shadow import lacks_descriptors, open_unchanged
+from saferocks._temporary import NoRoomError
 from saferocks._text import printable
-from saferocks.errors import EngineError, NotSupportedError
+from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,11 +37,15 @@ def _opening(options: argparse.Namespace) -> Iterator[Finding]:
             yield _checkup.Finding(
                 "ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}"
             )
+    except (BusyError, NoRoomError, NotSupportedError):  # which are no fault of the database
+        raise
     except OSError as error:
         remedy = "change its owner or mode" if isinstance(error, PermissionError) else ""
         yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", remedy)
     except EngineError as error:
-        if lacks_descriptors(error) or isinstance(error, NotSupportedError):
+        if lacks_descriptors(error):
             raise
         text = printable(str(error).splitlines()[0])
-        yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")
+        remedy = "" if "restore" in text else remedy_of(error)  # a text of our own says what to do
+        remedy = LOSS if remedy == DAMAGE else remedy  # how much can be saved `verify` tells
+        yield _checkup.Finding("problem", f"it does not open: {text}", remedy)
