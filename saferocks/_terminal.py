@@ -25,7 +25,7 @@ def is_rich(stream: TextIO) -> bool:
     return stream.isatty() and find_spec("rich") is not None
 
 
-#: Writes what an encoding lacks as `\\u00e9`, never as `\\xe9`, which in a key stands for that byte.
+#: Writes what an encoding lacks as `\u00e9`, never as `\xe9`, which in a key stands for that byte.
 _ESCAPING = "saferocks.escaping"
 
 

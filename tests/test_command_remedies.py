@@ -112,6 +112,26 @@ def test_damage_is_found_where_there_are_no_options(command: Command, killed: st
     assert (done.returncode, done.stdout) == (0, "k\tv\n")
 
 
+def test_no_row_is_left_out_without_a_word(command: Command, killed: str) -> None:
+    """What RocksDB leaves out after damage in a log doctor tells of, and a scan that is not asked for less refuses."""
+    assert len(command("scan", killed).stdout.splitlines()) == 4000
+    log = max(Path(killed).glob("*.log"), key=lambda file: file.stat().st_size)
+    with log.open("r+b") as file:
+        file.seek(40_000)
+        file.write(b"damage")
+    done = command("scan", killed)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.endswith("; --damaged shows what can be read\n")
+    done = command("scan", killed, "--damaged")
+    assert (done.returncode, 1000 < len(done.stdout.splitlines()) < 4000) == (0, True)
+    done = command("doctor", killed)
+    (problem,) = problems(done)
+    assert problem.startswith("opening it leaves out, without a word, a part of its write-ahead log: ")
+    assert "; copy it before anybody opens it for writing; restore a backup, or try" in problem
+    os.truncate(log, 39_000)  # as a crash may leave it
+    assert command("doctor", killed).returncode == 0
+
+
 CONFIGURATIONS = {
     "lost": None,
     "no JSON": "nonsense",
@@ -228,6 +248,13 @@ def test_a_merge_operator_that_is_not_here(command: Command, killed: str) -> Non
     assert done.returncode == 1
     assert "cannot be opened: it was written with a merge operator that rocksdict lacks; read it with" in done.stdout
     assert RESTORE not in done.stdout
+    done = command("doctor", killed)
+    assert (done.returncode, "; it was written with a merge operator" in done.stdout, RESTORE in done.stdout) == (
+        1,
+        True,
+        False,
+    )
+    assert command("scan", killed).returncode == 1
 
 
 def test_logs_that_are_elsewhere(command: Command, tmp_path: Path) -> None:
