@@ -208,7 +208,7 @@ def _foreign(patient: Patient, name: str) -> Finding:
     where, shown = os.path.join(patient.path, name), printable(name)
     if name.endswith((".dbtmp", ".saferocks")):
         return Finding("note", f"{shown} is left from an opening that was cut short", "delete it once nobody writes")
-    if not name.endswith(".sst"):
+    if not (name.endswith(".sst") and os.path.isfile(where)):
         return Finding("note", f"{shown} is no file of RocksDB", "move it elsewhere if it is yours")
     if _is_finished(where):
         return Finding("note", f"{shown} is a finished SST file that was never ingested", "ingest it, or delete it")

@@ -409,6 +409,18 @@ def test_an_info_log_elsewhere(command: Command, tmp_path: Path) -> None:
     assert problems(command("doctor", path)) == ["2030/01/02-03:04:05.678901 [db/error.cc:1] failed; see the info log"]
 
 
+def test_what_is_no_file_at_all(command: Command, path: str) -> None:
+    """A pipe or a directory that is named like an SST file is not opened, and is none that a writer did not finish."""
+    with saferocks.open(path) as db:
+        db[b"k"] = b"v"
+    os.mkfifo(f"{path}/pipe.sst")
+    os.mkdir(f"{path}/folder.sst")
+    done = command("doctor", path)
+    assert (done.returncode, problems(done)) == (0, [])
+    for name in ("pipe.sst", "folder.sst"):
+        assert f"note    {name} is no file of RocksDB; move it elsewhere if it is yours\n" in done.stdout
+
+
 def test_a_manifest_that_may_not_be_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the MANIFEST cannot be read is no reason to restore it; that it is damaged is."""
     with saferocks.open(path):
