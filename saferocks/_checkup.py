@@ -66,6 +66,7 @@ class Patient:
         return (self.path, *self.elsewhere)
 
 
+_ACCESS = "change its owner or mode"
 _BACKUP = "restore it from a backup, or try saferocks.Rdict.repair on a copy"
 
 
@@ -97,11 +98,12 @@ def _mode(path: str) -> Iterator[Finding]:
     try:
         with open(config, encoding="utf-8") as file:
             says = json.load(file).get("raw_mode")
-    except FileNotFoundError:
-        yield Finding("note", f"there is no {_directory.CONFIG_NAME}", "the next opening for writing makes one")
+    except FileNotFoundError:  # rocksdict then takes the keys for raw
+        text, remedy = f"there is no {_directory.CONFIG_NAME}", "the next opening for writing makes one"
+        yield Finding("note", text, remedy) if raw else Finding("problem", text, _config(raw))
     except PermissionError as error:
         text = f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}"
-        yield Finding("problem", text, "change its owner or mode")
+        yield Finding("problem", text, _ACCESS)
     except (OSError, ValueError, AttributeError) as error:
         yield Finding("problem", f"{_directory.CONFIG_NAME} cannot be read: {printable(str(error))}", _config(raw))
     else:
@@ -131,7 +133,9 @@ def _read_manifest(path: str) -> tuple[Manifest | None, list[Finding]]:
     try:
         return _manifest.read_manifest(path), []
     except (OSError, EngineError) as error:
-        return None, [Finding("problem", f"the MANIFEST cannot be read: {printable(str(error))}", _BACKUP)]
+        is_denied = isinstance(error, PermissionError)
+        remedy = _BACKUP if isinstance(error, EngineError) else _ACCESS if is_denied else ""
+        return None, [Finding("problem", f"the MANIFEST cannot be read: {printable(str(error))}", remedy)]
 
 
 def _missing(patient: Patient) -> Iterator[Finding]:
@@ -204,7 +208,7 @@ def _foreign(patient: Patient, name: str) -> Finding:
     where, shown = os.path.join(patient.path, name), printable(name)
     if name.endswith((".dbtmp", ".saferocks")):
         return Finding("note", f"{shown} is left from an opening that was cut short", "delete it once nobody writes")
-    if not name.endswith(".sst"):
+    if not (name.endswith(".sst") and os.path.isfile(where)):
         return Finding("note", f"{shown} is no file of RocksDB", "move it elsewhere if it is yours")
     if _is_finished(where):
         return Finding("note", f"{shown} is a finished SST file that was never ingested", "ingest it, or delete it")
@@ -250,6 +254,10 @@ def _background_errors(patient: Patient) -> Iterator[Finding]:
         yield Finding("note", f"{len(found) - _SHOWN} earlier errors are in {printable(log)}")
 
 
+#: The bytes of a path for which RocksDB puts another in the name of its log.
+_OTHERS = re.compile(rb"[^A-Za-z0-9._-]")
+
+
 def _info_log(path: str) -> str | None:
     """Return the info log, which may be in a directory for logs of several databases."""
     try:
@@ -257,7 +265,9 @@ def _info_log(path: str) -> str | None:
     except OSError:
         elsewhere = ""
     inside = os.path.join(path, "LOG")
-    outside = os.path.join(elsewhere, f"{path.strip('/').replace('/', '_')}_LOG") if elsewhere else inside
+    outside = (
+        os.path.join(elsewhere, f"{_OTHERS.sub(b'_', os.fsencode(path[1:])).decode()}_LOG") if elsewhere else inside
+    )
     return next((each for each in (outside, inside) if os.path.isfile(each)), None)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from saferocks import _checkup, _terminal
-from saferocks._shadow import lacks_descriptors, open_unchanged
+from saferocks._remedies import DAMAGE, LOSS, remedy_of
+from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
+from saferocks._temporary import NoRoomError
 from saferocks._text import printable
-from saferocks.errors import EngineError, NotSupportedError
+from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,16 +33,32 @@ def run(options: argparse.Namespace) -> int:
 def _opening(options: argparse.Namespace) -> Iterator[Finding]:
     """Open the database for reading, which is the last word on whether it can be."""
     try:
-        with open_unchanged(options.path, elsewhere=options.db_path) as reading:
-            count = len(reading.families)
-            yield _checkup.Finding(
-                "ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}"
-            )
+        count = _count_families(options, Manner.STRICT)
+        yield _checkup.Finding("ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}")
+    except (BusyError, NoRoomError, NotSupportedError):  # which are no fault of the database
+        raise
     except OSError as error:
         remedy = "change its owner or mode" if isinstance(error, PermissionError) else ""
         yield _checkup.Finding("problem", f"it cannot be read: {printable(str(error))}", remedy)
     except EngineError as error:
-        if lacks_descriptors(error) or isinstance(error, NotSupportedError):
+        if lacks_descriptors(error):
             raise
-        text = printable(str(error).splitlines()[0])
-        yield _checkup.Finding("problem", f"it does not open: {text}", "restore a backup, or repair a copy of it")
+        yield _not_open(options, error)
+
+
+def _count_families(options: argparse.Namespace, manner: Manner) -> int:
+    with open_unchanged(options.path, manner, elsewhere=options.db_path) as reading:
+        return len(reading.families)
+
+
+def _not_open(options: argparse.Namespace, error: EngineError) -> Finding:
+    """Say that the database does not open, or that rows are lost by opening it."""
+    text = printable(str(error).splitlines()[0])
+    remedy = "" if "restore" in text else remedy_of(error)  # a text of our own says what to do
+    remedy = LOSS if remedy == DAMAGE else remedy  # how much can be saved `verify` tells
+    with suppress(EngineError):
+        _count_families(options, Manner.USUAL)
+        text = f"opening it leaves out, without a word, a part of its write-ahead log: {text}"
+        first = "copy it before anybody opens it for writing"
+        return _checkup.Finding("problem", text, "; ".join(filter(None, (first, remedy))))
+    return _checkup.Finding("problem", f"it does not open: {text}", remedy)

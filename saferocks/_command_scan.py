@@ -6,27 +6,29 @@ import base64
 import itertools
 import json
 import math
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _terminal
 from saferocks._options_file import read_options_file
 from saferocks._shadow import Manner, Pickled, open_unchanged
 from saferocks._text import parse, parse_bytes, printable, printable_bytes
-from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, IOFailedError
+from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, InvalidArgumentError, IOFailedError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
     from saferocks._database import Rdict
+    from saferocks._shadow import Reading
 
 _DEFAULT = "default"
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the rows that are asked for."""
-    manner = Manner.TOLERANT if options.damaged else Manner.USUAL
-    with open_unchanged(options.path, manner, elsewhere=options.db_path) as reading:
+    with ExitStack() as stack:
+        reading = _open(options, stack)
         name = _DEFAULT if options.column_family is None else options.column_family
         family = _chosen(reading.families, name)
         raw = family._raw
@@ -43,6 +45,18 @@ def run(options: argparse.Namespace) -> int:
         except IOFailedError as error:  # the database is open: this is no mistake of whoever asks for it
             raise CorruptionError(str(error), code=error.code) from error
     return 0
+
+
+def _open(options: argparse.Namespace, stack: ExitStack) -> Reading:
+    """Open the database; not without a word where RocksDB would leave out rows after damage in a log."""
+    manner = Manner.TOLERANT if options.damaged else Manner.STRICT
+    try:
+        return stack.enter_context(open_unchanged(options.path, manner, elsewhere=options.db_path))
+    except (CorruptionError, InvalidArgumentError) as error:
+        if options.damaged:
+            raise
+        text = f"{str(error).splitlines()[0]}; --damaged shows what can be read"
+        raise type(error)(text, code=error.code, subcode=error.subcode) from error
 
 
 def _has_time_to_live(path: str, name: str) -> bool:

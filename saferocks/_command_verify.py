@@ -9,13 +9,14 @@ from saferocks import _manifest, _terminal
 from saferocks._checkup import wrong_files
 from saferocks._engine import DEFAULT_FAMILY
 from saferocks._options import ReadOptions
+from saferocks._remedies import DAMAGE, LOSS, remedy_of
 from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
 from saferocks._text import printable
 from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from saferocks._database import Rdict
     from saferocks._shadow import Reading
@@ -35,29 +36,32 @@ def run(options: argparse.Namespace) -> int:
         if lacks_descriptors(error):
             raise
         _terminal.verdict("problem", f"it cannot be opened{_where(options.path, error)}: {_line(error)}")
-    return _verify_what_opens(options.path, options.db_path)
+        cause = error
+    return _verify_what_opens(options.path, options.db_path, cause)
 
 
-def _verify_what_opens(path: str, elsewhere: Sequence[str]) -> int:
+def _verify_what_opens(path: str, elsewhere: Sequence[str], cause: EngineError) -> int:
     """Read what can be read of a database that cannot be opened as it is, and name the files that are wrong."""
     try:
         with open_unchanged(path, Manner.TOLERANT, elsewhere=elsewhere) as reading:
             for finding in wrong_files(reading.families[DEFAULT_FAMILY].path()):
                 _terminal.verdict(finding.level, finding.text)
-            return _conclude(_verify(reading), reading, is_whole=False)
+            return _conclude(_verify(reading), reading, cause)
     except EngineError as error:
         _terminal.verdict("problem", f"nothing of it can be read: {_line(error)}")
-        return _advise("nothing could be read")
+        remedy = remedy_of(error)
+        return _advise("nothing could be read", [LOSS if remedy == DAMAGE else remedy])
 
 
-def _verify(reading: Reading) -> int:
-    """Scan each column family to its end; returns how many could not be."""
-    damaged, families = 0, reading.families
+def _verify(reading: Reading) -> list[EngineError]:
+    """Scan each column family to its end; returns what kept it from that, one for each that it could not."""
+    damaged: list[EngineError] = []
+    families = reading.families
     for number, (name, family) in enumerate(families.items(), 1):
         try:
             counted = _scan(f"{printable(name)} ({number} of {len(families)})", family)
         except _DamagedError as found:
-            damaged += 1
+            damaged.append(found.error)
             after = f"after {found.rows} rows, the rest was not read"
             where, error = _where(reading.path, found.error), reading.in_place(found.error)
             _terminal.verdict("problem", f"{printable(name)}: damaged{where}, {after}: {_line(error)}")
@@ -117,20 +121,20 @@ def _where(path: str, error: EngineError) -> str:
     return f" in {file.name} (level {file.level} of {printable(file.family)})"
 
 
-def _conclude(damaged: int, reading: Reading, *, is_whole: bool = True) -> int:
-    if is_whole and not damaged:
+def _conclude(damaged: list[EngineError], reading: Reading, cause: EngineError | None = None) -> int:
+    """Say what has come of it; `cause` is what keeps the database from being opened as it is."""
+    if cause is None and not damaged:
         _terminal.say()
         _terminal.say("all rows were read, and every checksum on the way was right")
         return 0
+    remedies = [remedy_of(error) for error in (cause, *damaged) if error is not None]
     if not damaged:
-        return _advise("every column family can be read to its end, but the database cannot be opened")
-    return _advise(f"{damaged} of {len(reading.families)} column families damaged")
+        return _advise("every column family can be read to its end, but the database cannot be opened", remedies)
+    return _advise(f"{len(damaged)} of {len(reading.families)} column families damaged", remedies)
 
 
-def _advise(found: str) -> int:
+def _advise(found: str, remedies: Iterable[str]) -> int:
+    """End with what to do, each remedy once."""
     _terminal.say()
-    _terminal.say(
-        f"{found}: restore a backup; "
-        "or save what can be read with `saferocks scan --damaged --json`, or try saferocks.Rdict.repair on a copy"
-    )
+    _terminal.say(": ".join(filter(None, (found, "; ".join(filter(None, dict.fromkeys(remedies)))))))
     return 1

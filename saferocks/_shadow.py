@@ -13,12 +13,12 @@ milliseconds is that begun anew.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
 import shutil
 import sys
-import tempfile
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +28,7 @@ from saferocks import _directory, _engine, _log_files, _manifest
 from saferocks._database import open as open_database
 from saferocks._options import AccessType
 from saferocks._options_file import read_options_file
+from saferocks._temporary import for_lack_of_room, temporary_directory
 from saferocks._text import printable, printable_bytes
 from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError, NotSupportedError
 
@@ -35,14 +36,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from saferocks._database import Rdict
+    from saferocks._engine import Options
     from saferocks._handle import Scope
 
 #: Small files, which are copied.
 _COPIED = re.compile(r"IDENTITY$|OPTIONS-\d+$|rocksdict-config\.json$")
+#: The orders of keys that rocksdict has, or RocksDB makes when it reads their names in an OPTIONS file.
+_COMPARATORS = frozenset({"", "leveldb.BytewiseComparator", "rocksdb.ReverseBytewiseComparator", "rocksdict"})
 #: How often to begin anew because a writer made or deleted files meanwhile.
 _ATTEMPTS = 1000
 #: File descriptors left for all else.
 _SPARE_DESCRIPTORS = 64
+#: Bytes of files that are open at a time, where there are more.
+_OPEN_BYTES = 16 << 30
 
 
 class Manner(Enum):
@@ -123,32 +129,15 @@ def open_unchanged(path: str, manner: Manner = Manner.USUAL, *, elsewhere: Seque
 
     Raises:
         EngineError: If it cannot be opened; the text names its own directory.
+        NoRoomError: If there is no place for temporary files.
     """
-    folder = _temporary_folder(path)
-    with tempfile.TemporaryDirectory(prefix="saferocks-", dir=folder) as room, ExitStack() as pinned:
+    with temporary_directory(path) as room, ExitStack() as pinned:
         try:
-            db = _newest(Place(path, tuple(elsewhere), manner), room, pinned)
+            with for_lack_of_room(room):
+                db = _newest(Place(path, tuple(elsewhere), manner), room, pinned)
             yield Reading(path, room, {name: _family(db, name) for name in db.column_families})
         except EngineError as error:
             raise Reading(path, room, {}).in_place(error) from error
-
-
-def _temporary_folder(path: str) -> str:
-    """Return a directory for what is temporary; `tempfile` would also take one in the database, and write to it.
-
-    Raises:
-        IOFailedError: If there is none.
-    """
-    inside = os.path.realpath(path)
-    named = filter(None, map(os.environ.get, ("TMPDIR", "TEMP", "TMP")))
-    for folder in map(os.path.realpath, (*named, "/tmp", "/var/tmp")):  # noqa: S108 - a directory is made in it
-        is_usable = os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
-        if is_usable and os.path.commonpath((folder, inside)) != inside:
-            return folder
-    raise IOFailedError(
-        "there is no directory for temporary files; set TMPDIR to one that may be written, outside of the database",
-        code=5,
-    )
 
 
 def lacks_descriptors(error: EngineError) -> bool:
@@ -288,13 +277,19 @@ def _check_names(manifest: _manifest.Manifest) -> None:
     """Refuse what rocksdict cannot open.
 
     Raises:
-        NotSupportedError: If the name of a column family is not UTF-8.
+        NotSupportedError: If the name of a column family is not UTF-8, or its keys are in an order of its program's.
     """
-    for name in manifest.families:
+    for name, comparator in manifest.families.items():
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             shown = printable_bytes(name.encode("utf-8", "surrogateescape"))
             raise NotSupportedError(
                 f"the name of column family '{shown}' is not UTF-8, and rocksdict cannot open it; "
+                "read it with the program that made it",
+                code=3,
+            )
+        if comparator not in _COMPARATORS:
+            raise NotSupportedError(
+                f"column family '{printable(name)}' is ordered by {printable(comparator)!r}, which rocksdict lacks; "
                 "read it with the program that made it",
                 code=3,
             )
@@ -365,23 +360,56 @@ def _link(file: str, shadow: str, pinned: ExitStack | None) -> bool:
 
 
 def _open(shadow: str, manner: Manner) -> Scope[Rdict]:
-    loaded = _engine.load_options(shadow)
-    access = AccessType.read_only()
-    if loaded is None:
-        return open_database(shadow, access_type=access)
-    options, families = loaded
+    raw = bool(_directory.look(shadow, logs=False).raw_mode)
+    _correct_config(shadow, raw)
+    options, families = _load_options(shadow, manner) or (_engine.new_options(raw), {})
     options.set_wal_dir(shadow)  # where the links to the logs are
+    files = _manifest.read_manifest(shadow).files
     # All other links are there too; with fewer directories than the MANIFEST counts RocksDB aborts at the close.
-    count = max((file.path_id for file in _manifest.read_manifest(shadow).files), default=0) + 1
+    count = max((file.path_id for file in files), default=0) + 1
     options.set_db_paths([_engine.DBPath(shadow, sys.maxsize)] * count)
-    free = _free_descriptors()
-    # All at once, so that what cannot be opened is known at once; if there are too many, as they are needed.
-    options.set_max_open_files(-1 if free >= len(os.listdir(shadow)) else max(free, _SPARE_DESCRIPTORS // 2))
+    options.set_max_open_files(_open_files(shadow, files))
     options.set_paranoid_checks(manner is not Manner.TOLERANT)
     if manner is Manner.STRICT:
         options.set_wal_recovery_mode(_engine.DBRecoveryMode.tolerate_corrupted_tail_records())
     known = {name: families.get(name, options) for name in _engine.list_families(shadow)}
-    return open_database(shadow, options=options, column_families=known, access_type=access)
+    return open_database(shadow, options=options, column_families=known, access_type=AccessType.read_only())
+
+
+def _correct_config(shadow: str, raw: bool) -> None:
+    """Let the configuration say what the MANIFEST says: RocksDB's own backups have none, and it may be damaged."""
+    file = os.path.join(shadow, _directory.CONFIG_NAME)
+    found: object = None
+    with suppress(OSError, ValueError), open(file, encoding="utf-8") as opened:
+        found = json.load(opened)
+    says = found if isinstance(found, dict) else {}
+    if says.get("raw_mode") is not raw:
+        with open(file, "w", encoding="utf-8") as opened:
+            json.dump({"prefix_extractors": {}, **says, "raw_mode": raw}, opened)
+
+
+def _load_options(shadow: str, manner: Manner) -> tuple[Options, dict[str, Options]] | None:
+    """Load the options; None where there are none, or none that can be used if that is to be let pass."""
+    try:
+        return _engine.load_options(shadow)
+    except EngineError:
+        if manner is not Manner.TOLERANT:
+            raise
+    for name in filter(re.compile(r"OPTIONS-").match, os.listdir(shadow)):
+        os.unlink(os.path.join(shadow, name))
+    return None
+
+
+def _open_files(shadow: str, files: Sequence[_manifest.LiveFile]) -> int:
+    """Return how many files RocksDB shall have open at a time, or -1 for all of them.
+
+    All at once, so that what cannot be opened is known at once. But it holds the indexes and filters of all that are
+    open in memory, about a hundredth of their size: so of a large database only as many as hold `_OPEN_BYTES`.
+    """
+    links, size = len(os.listdir(shadow)), sum(file.size for file in files)
+    most = links if size <= _OPEN_BYTES else len(files) * _OPEN_BYTES // size
+    most = min(most, _free_descriptors())
+    return -1 if most >= links else max(most, _SPARE_DESCRIPTORS // 2)
 
 
 def check_database(path: str) -> str:

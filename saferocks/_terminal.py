@@ -6,6 +6,7 @@ has to be. rich itself keeps to what the terminal can show.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -24,6 +25,20 @@ def is_rich(stream: TextIO) -> bool:
     return stream.isatty() and find_spec("rich") is not None
 
 
+#: Writes what an encoding lacks as `\u00e9`, never as `\xe9`, which in a key stands for that byte.
+_ESCAPING = "saferocks.escaping"
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    numbers = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}" for number in numbers), error.end  # noqa: PLR2004 - the widths of escapes
+
+
+codecs.register_error(_ESCAPING, _escaped)
+
+
 def prepare_streams() -> None:
     """Let no stream that the caller has closed, and no character that the terminal's encoding lacks, end the command.
 
@@ -39,7 +54,7 @@ def prepare_streams() -> None:
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_ESCAPING)
 
 
 def _nowhere() -> TextIO:
