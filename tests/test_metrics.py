@@ -117,6 +117,17 @@ def test_the_oldest_is_told_by_when_it_was_opened(scrape: Scrape, db: saferocks.
     assert abs(later - first) <= 0.002  # milliseconds are told
 
 
+def test_the_oldest_is_told_of_all_that_have_its_labels(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """Scans and cursors, of both openings of a path, are counted together, and the oldest is that of all of them."""
+    with saferocks.open(db.path(), access_type=saferocks.AccessType.read_only()) as second:
+        with second.iter() as oldest, db.items(), db.iter(), second.items():
+            oldest._record.opened -= 10.0
+            found, epoch = scrape(), time.time() - time.monotonic()
+    told = found("handle_oldest_opened_timestamp_seconds", kind="iterator", database=db.path())
+    assert told == pytest.approx(epoch + oldest._record.opened, abs=0.05)
+    assert found("open_handles", kind="iterator", database=db.path()) == 4
+
+
 @pytest.mark.about_leaks
 def test_leaks_are_counted(scrape: Scrape, path: str) -> None:
     """What is collected while open, or outlives its database, is counted as leaked and as released."""
@@ -263,7 +274,8 @@ def test_the_quick_count_is_that_of_the_audit(db: saferocks.Rdict) -> None:
         records = list(db._record.owner.children.values())
         natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
         counted = sum(map(_engine.is_snapshot, natives.values())), sum(map(_engine.is_iterator, natives.values()))
-        assert (_figures.count_snapshots(records), _figures.count_iterators(records)) == counted == (2, 4)
+        children = _figures.grouped(type, records)
+        assert (_figures.count_snapshots(children), _figures.count_iterators(children)) == counted == (2, 4)
 
 
 def test_iterators_of_databases_that_share_options_are_not_told(scrape: Scrape, tmp_path: Path) -> None:
