@@ -265,8 +265,8 @@ def _bounded(databases: Mapping[str, DatabaseFigures], shown: Mapping[str, str |
         databases: By their paths.
         shown: The names under which the paths are told.
     """
-    rest = [found for path, found in databases.items() if shown[path] != path]
-    yield from (found for path, found in databases.items() if shown[path] == path)
+    rest = [found for path, found in databases.items() if shown[path] == _totals.OTHERS]  # a path may have that name
+    yield from (found for path, found in databases.items() if shown[path] != _totals.OTHERS)
     if rest:
         memory = inspection.NativeMemory(*map(sum, zip(*(astuple(each.memory) for each in rest), strict=True)))
         yield replace(reduce(add, rest), database=_totals.OTHERS, memory=memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import sys
@@ -244,6 +245,49 @@ def test_pinned_memory_is_told(scrape: Scrape, db: saferocks.Rdict) -> None:
     found = scrape()
     assert found("pinned_memtable_bytes", database=name) == 0
     assert found("sst_bytes", database=name) == found("live_sst_bytes", database=name)
+
+
+class Busy:
+    """A native database in which another thread does something after each of RocksDB's answers of one family."""
+
+    def __init__(self, native: Any, meanwhile: Callable[[], None]) -> None:
+        self._native = native
+        self._meanwhile = meanwhile
+
+    def get_column_family(self, name: str) -> Any:
+        """Return a column family, the default one as busy as this."""
+        family = self._native.get_column_family(name)
+        return Busy(family, self._meanwhile) if name == "default" else family
+
+    def property_int_value(self, name: str) -> int:
+        """Answer as it is, and then let the other thread go on."""
+        found: int = self._native.property_int_value(name)
+        self._meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("flushed_at", [0, 1, None])
+def test_what_goes_on_meanwhile_is_not_told_as_pinned(
+    scrape: Scrape, db: saferocks.Rdict, flushed_at: int | None
+) -> None:
+    """Writes and a flush between RocksDB's answers are neither told as pinned nor taken off what others pin."""
+    answers = itertools.count()
+
+    def go_on() -> None:
+        if flushed_at is None:
+            db[b"k"] = bytes(3_000_000)
+        elif next(answers) == flushed_at:
+            db.flush()
+
+    one = db.create_column_family("one")
+    one[b"k"] = bytes(1_000_000)
+    with one.items():
+        one.flush()
+        db[b"k"] = bytes(3_000_000)
+        (pinned,) = scrape().named("pinned_memtable_bytes").values()
+        assert pinned > 1_000_000
+        memory = _figures.inspection.native_memory(Busy(db._record.native, go_on), ["default", "one"])
+    assert memory.pinned_memtables == pinned
 
 
 def test_rocksdb_and_the_registry_are_told_side_by_side(scrape: Scrape, db: saferocks.Rdict) -> None:
@@ -625,6 +669,17 @@ def test_too_many_open_databases_share_a_label(scrape: Scrape, tmp_path: Path, m
               if dict(key)["kind"] == "database"}  # fmt: skip
     assert counts == {str(tmp_path / "db0"): 1, str(tmp_path / "db1"): 1, "(others)": 3}
     assert scrape()("handles_released_total", kind="database", database="(others)") == 3
+
+
+def test_a_path_that_is_called_like_the_others(scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database whose path is the name of what has no series of its own is told with that: no series comes twice."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_totals, "MOST_DATABASES", 1)
+    with saferocks.open("(others)") as db, saferocks.open("more") as more, db.snapshot(), more.snapshot():
+        found = scrape()
+    lines = [line.rpartition(" ")[0] for line in found.text.splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines))
+    assert found("rocksdb_snapshots", database="(others)") == found("registered_snapshots", database="(others)") == 2
 
 
 def test_any_path_can_be_told(scrape: Scrape, tmp_path: Path) -> None:
