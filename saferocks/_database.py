@@ -348,7 +348,7 @@ class Rdict(BatchMethods):
         main = self._main._record
         self._record.live
         with main.owner.lock:  # so that no close comes in between
-            return _engine.call(lambda: inspection.memory_usage(main.live, self.column_families))  # type: ignore[no-any-return]
+            return _engine.call(lambda: inspection.memory_usage(main.live, main.owner))  # type: ignore[no-any-return]
 
     def audit(self) -> AuditReport:
         """Compare the open handles with RocksDB's own counts.

@@ -208,7 +208,7 @@ def ask(record: FamilyRecord, measure: Callable[[], Answer], deadline: float) ->
 
 
 def _measure(record: FamilyRecord, counts_alone: bool) -> DatabaseFigures:
-    memory = inspection.native_memory(record.native, sorted(record.owner.families))
+    memory = inspection.native_memory(record.native, record.owner)
     until = time.monotonic() + _RECOUNT_SECONDS
     found = _count(record, counts_alone)
     while found[:2] != found[2:] and time.monotonic() < until:  # other threads open and release meanwhile

@@ -31,6 +31,8 @@ class DatabaseOwner(Owner):
         access: How it was opened.
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
+        asked: Native column families by which RocksDB is asked what they hold, by name; under `lock`. They are kept
+            until the close: rocksdict flushes a column family whenever an object of it is dropped.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
         plain_tables: The column families of plain tables, whose scans cannot use total order.
         close_timeout: Seconds for which a close waits for calls in flight.
@@ -38,7 +40,9 @@ class DatabaseOwner(Owner):
             written, and through a close.
     """
 
-    __slots__ = ("access", "close_timeout", "directory", "dumps", "families", "lock", "options", "plain_tables", "raw")
+    __slots__ = (
+        "access", "asked", "close_timeout", "directory", "dumps", "families", "lock", "options", "plain_tables", "raw",
+    )  # fmt: skip
 
     name: str
 
@@ -62,6 +66,7 @@ class DatabaseOwner(Owner):
         self.raw = True
         self.options: Any = None
         self.families: set[str] = set()
+        self.asked: dict[str, Any] = {}
         self.plain_tables: frozenset[str] = frozenset()
         self.dumps: Callable[[Any], bytes] | None = None
         self.lock = threading.RLock()

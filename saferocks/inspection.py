@@ -190,15 +190,15 @@ _MEMTABLES_IN_USE = "rocksdb.cur-size-all-mem-tables"
 _CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")
 
 
-def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
+def memory_usage(rdict: Any, owner: DatabaseOwner) -> MemoryUsage:
     """Sum up what the column families of a native database hold, and the process."""
-    found = native_memory(rdict, names)
+    found = native_memory(rdict, owner)
     return MemoryUsage(**vars(found), rss=psutil.Process().memory_info().rss, heap=heap_used())
 
 
-def native_memory(rdict: Any, names: Iterable[str]) -> NativeMemory:
-    """Sum up what the column families of a native database hold."""
-    families = [rdict.get_column_family(name) for name in names]
+def native_memory(rdict: Any, owner: DatabaseOwner) -> NativeMemory:
+    """Sum up what the column families of a native database hold; under the lock of its owner."""
+    families = [_asked(rdict, owner, name) for name in sorted(owner.families)]
 
     def total(name: str) -> int:
         return sum(family.property_int_value(name) or 0 for family in families)
@@ -216,6 +216,16 @@ def native_memory(rdict: Any, names: Iterable[str]) -> NativeMemory:
         sst_live=total("rocksdb.live-sst-files-size"),
         sst_total=total("rocksdb.total-sst-files-size"),
     )
+
+
+def _asked(rdict: Any, owner: DatabaseOwner, name: str) -> Any:
+    """Return what to ask of a column family; nothing of it is dropped here, which would flush it."""
+    if name == _engine.DEFAULT_FAMILY:
+        return rdict
+    found = owner.asked.get(name)
+    if found is None:
+        found = owner.asked[name] = rdict.get_column_family(name)
+    return found
 
 
 def _memtables(family: Any) -> tuple[int, int]:

@@ -248,22 +248,53 @@ def test_pinned_memory_is_told(scrape: Scrape, db: saferocks.Rdict) -> None:
 
 
 class Busy:
-    """A native database in which another thread does something after each of RocksDB's answers of one family."""
+    """A native database in which another thread does something after each answer of the default family."""
 
     def __init__(self, native: Any, meanwhile: Callable[[], None]) -> None:
         self._native = native
         self._meanwhile = meanwhile
 
     def get_column_family(self, name: str) -> Any:
-        """Return a column family, the default one as busy as this."""
-        family = self._native.get_column_family(name)
-        return Busy(family, self._meanwhile) if name == "default" else family
+        """Return a column family that is left alone."""
+        return self._native.get_column_family(name)
 
     def property_int_value(self, name: str) -> int:
         """Answer as it is, and then let the other thread go on."""
         found: int = self._native.property_int_value(name)
         self._meanwhile()
         return found
+
+
+def test_to_ask_changes_nothing(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """A scrape flushes no memtable and makes no file, of no column family, however often."""
+    one = db.create_column_family("one")
+    one[b"k"] = db[b"k"] = bytes(100_000)
+    for _ in range(3):
+        found = scrape()
+        db.memory()
+        assert found("memtable_bytes", database=db.path()) > 200_000
+    assert (found("sst_bytes", database=db.path()), db.live_files()) == (0, [])
+
+
+def test_column_families_come_and_go_between_scrapes(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """What is told of column families is that of those there are, also if one was dropped and made again."""
+
+    def memtables() -> float:
+        return scrape()("memtable_bytes", database=db.path())
+
+    alone = memtables()
+    for _ in range(2):
+        one = db.create_column_family("one")
+        one[b"k"] = bytes(100_000)
+        assert memtables() > alone + 100_000
+        db.drop_column_family("one")
+        assert memtables() == alone
+    db.create_column_family("one")
+    assert alone < memtables() < alone + 100_000
+    path = db.path()
+    db.close()
+    with saferocks.open(path) as again:  # nothing is left that would keep it open
+        assert again.column_families == ("default", "one")
 
 
 @pytest.mark.parametrize("flushed_at", [0, 1, None])
@@ -286,7 +317,7 @@ def test_what_goes_on_meanwhile_is_not_told_as_pinned(
         db[b"k"] = bytes(3_000_000)
         (pinned,) = scrape().named("pinned_memtable_bytes").values()
         assert pinned > 1_000_000
-        memory = _figures.inspection.native_memory(Busy(db._record.native, go_on), ["default", "one"])
+        memory = _figures.inspection.native_memory(Busy(db._record.native, go_on), db._record.owner)
     assert memory.pinned_memtables == pinned
 
 
