@@ -198,7 +198,7 @@ def memory_usage(rdict: Any, owner: DatabaseOwner) -> MemoryUsage:
 
 def native_memory(rdict: Any, owner: DatabaseOwner) -> NativeMemory:
     """Sum up what the column families of a native database hold; under the lock of its owner."""
-    families = [_asked(rdict, owner, name) for name in sorted(owner.families)]
+    families = [owner.native_family(rdict, name) for name in sorted(owner.families)]
 
     def total(name: str) -> int:
         return sum(family.property_int_value(name) or 0 for family in families)
@@ -216,16 +216,6 @@ def native_memory(rdict: Any, owner: DatabaseOwner) -> NativeMemory:
         sst_live=total("rocksdb.live-sst-files-size"),
         sst_total=total("rocksdb.total-sst-files-size"),
     )
-
-
-def _asked(rdict: Any, owner: DatabaseOwner, name: str) -> Any:
-    """Return what to ask of a column family; nothing of it is dropped here, which would flush it."""
-    if name == _engine.DEFAULT_FAMILY:
-        return rdict
-    found = owner.asked.get(name)
-    if found is None:
-        found = owner.asked[name] = rdict.get_column_family(name)
-    return found
 
 
 def _memtables(family: Any) -> tuple[int, int]:

@@ -280,7 +280,7 @@ with saferocks.open("db") as db:
     held = db.memory().memtables
     if not fork():
         owner = db._record.owner
-        for each in owner.asked, owner.children, saferocks._registry.records:
+        for each in owner.natives, owner.children, saferocks._registry.records:
             each.clear()
         del family
         gc.collect()
