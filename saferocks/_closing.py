@@ -161,8 +161,9 @@ def orphaned(record: FamilyRecord) -> None:
     close(record, timeout=_LAST_CALLS_SECONDS)
     # Nobody can leave its `with` any more: what has escaped is kept with the process.
     _guard.leave_to_watches(record.owner)
-    # Under keys of their own: the same line may have leaked from an earlier database.
-    _registry.PROCESS.leaks.update({(record.id, key): found for key, found in list(record.owner.leaks.items())})
+    # What somebody will still ask for, under keys of its own: the same line may have leaked from an earlier database.
+    leaks = {(record.id, key): found for key, found in list(record.owner.leaks.items()) if _guard.is_asked_for(found)}
+    _registry.PROCESS.leaks.update(leaks)
     raised = _guard.report_untold(record.owner, in_finalizer=True)
     if raised:
         raise raised.pop(0)

@@ -267,6 +267,11 @@ def _is_left_to_watch(found: Tally) -> bool:
     return found.watch is not None and (found.watch.speaks or found.watch is not _watch.current())
 
 
+def is_asked_for(found: Tally) -> bool:
+    """Tell whether a leak is raised or blamed on somebody once it has been reported; others are done with then."""
+    return found.policy == "raise" or found.watch is not None
+
+
 def leave_to_watches(owner: Owner) -> None:
     """Tell nothing in a finalizer of what is watched: it may run in the midst of anybody's test."""
     for found in list(owner.leaks.values()):
