@@ -104,6 +104,7 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
     for child in reversed(_children(record.owner)):
         if child is not record:
             _release_child(child, failures)
+    record.owner.natives.clear()
     _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
@@ -160,8 +161,9 @@ def orphaned(record: FamilyRecord) -> None:
     close(record, timeout=_LAST_CALLS_SECONDS)
     # Nobody can leave its `with` any more: what has escaped is kept with the process.
     _guard.leave_to_watches(record.owner)
-    # Under keys of their own: the same line may have leaked from an earlier database.
-    _registry.PROCESS.leaks.update({(record.id, key): found for key, found in list(record.owner.leaks.items())})
+    # What somebody will still ask for, under keys of its own: the same line may have leaked from an earlier database.
+    leaks = {(record.id, key): found for key, found in list(record.owner.leaks.items()) if _guard.is_asked_for(found)}
+    _registry.PROCESS.leaks.update(leaks)
     raised = _guard.report_untold(record.owner, in_finalizer=True)
     if raised:
         raise raised.pop(0)

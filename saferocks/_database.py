@@ -308,7 +308,7 @@ class Rdict(BatchMethods):
 
     def _acquire_snapshot(self, names: tuple[str, ...], scans: bool) -> Any:
         owner, main = self._record.owner, self._main._record.live
-        families = (self._record.live, *(main.get_column_family(name) for name in names[1:]))
+        families = (self._record.live, *owner.native_families(main, names[1:]))
         options = [scan_options(None, name in owner.plain_tables) for name in names] if scans else None
         views = _views.open_snapshot(families, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
@@ -348,7 +348,7 @@ class Rdict(BatchMethods):
         main = self._main._record
         self._record.live
         with main.owner.lock:  # so that no close comes in between
-            return _engine.call(lambda: inspection.memory_usage(main.live, self.column_families))  # type: ignore[no-any-return]
+            return _engine.call(lambda: inspection.memory_usage(main.live, main.owner))  # type: ignore[no-any-return]
 
     def audit(self) -> AuditReport:
         """Compare the open handles with RocksDB's own counts.

@@ -127,5 +127,5 @@ def _database(record: FamilyRecord, counts: Mapping[int, int], deadline: float) 
     owner = record.owner
     memory: NativeMemory | None = None
     with suppress(SaferocksError):  # RocksDB refuses: the page is of use all the same
-        memory = ask(record, lambda: inspection.native_memory(record.native, sorted(owner.families)), deadline)
+        memory = ask(record, lambda: inspection.native_memory(record.native, owner), deadline)
     return Database(owner.name, counts[id(owner)] - 1, memory)

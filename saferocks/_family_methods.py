@@ -115,8 +115,10 @@ class FamilyMethods(FamilyAccess):
             if check_name(name) not in owner.families:
                 raise self._not_found(f"Invalid column family: {name}", name)
             self._release_family(name)
+            owner.natives.pop(name, None)
             _engine.call(self._main._record.live.drop_column_family, name)
             owner.families.discard(name)
+            owner.natives.pop(name, None)  # a signal handler may have asked in between
 
     def _release_family(self, name: str) -> None:
         """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""

@@ -7,28 +7,36 @@ to be over in milliseconds.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict, deque
 from dataclasses import astuple, dataclass, replace
 from functools import partial, reduce
+from itertools import chain
 from operator import add, attrgetter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from saferocks import _engine, _registry, _totals, inspection
 from saferocks.errors import ColumnFamilyNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from saferocks._owner import FamilyRecord
     from saferocks._registry import Record
     from saferocks._totals import Held, Totals
 
 Answer = TypeVar("Answer")
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+#: Open handles by their totals and kind; those of each owner and type together, oldest first.
+Groups = dict["tuple[Totals, str]", "list[list[Any]]"]
 
 #: Seconds that one reckoning waits, in all, for databases that are being closed or changed.
 _PATIENCE = 0.25
 #: Seconds for which RocksDB's counts and the registry's are taken again if they differ.
 _RECOUNT_SECONDS = 0.005
+_native_of = attrgetter("native")
+_owner_of = attrgetter("owner")
+_type_of: Callable[[Record], type[Record]] = type
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,10 @@ def reckon() -> Figures:
     """Return the figures of this moment."""
     every = _totals.every()
     records = _registry.snapshot()
-    handles = handle_figures(records, every)
+    groups = by_totals(records)
+    handles = handle_figures(groups, every)
     deadline = time.monotonic() + _PATIENCE
-    present: list[FamilyRecord] = [record for record in records if record.kind == "database"]  # type: ignore[misc]
+    present = [record for (_, kind), found in groups.items() if kind == "database" for record in chain(*found)]
     options = [id(record.owner.options) for record in present]
     databases: dict[str, DatabaseFigures] = {}
     for record in present:
@@ -123,34 +132,45 @@ def reckon() -> Figures:
 # --------------------------------------------------------------------------- handles
 
 
-def handle_figures(records: Sequence[Record], every: Mapping[tuple[Totals, str], Held]) -> tuple[HandleFigures, ...]:
+def grouped(key: Callable[[Item], Key], items: Sequence[Item]) -> dict[Key, list[Item]]:
+    """Group items by a key, each group in their order."""
+    groups: defaultdict[Key, list[Item]] = defaultdict(list)
+    deque(map(list.append, map(groups.__getitem__, map(key, items)), items), maxlen=0)
+    return groups
+
+
+def by_totals(records: Sequence[Record]) -> Groups:
+    """Group a copy of the registry, oldest first, by what the handles are counted under.
+
+    In two steps, by owners and by types: keys of two parts would take longer than both.
+    """
+    groups: Groups = {}
+    for owner, children in grouped(_owner_of, records).items():
+        for cls, found in grouped(_type_of, children).items():
+            groups.setdefault((owner.totals, cls.kind), []).append(found)
+    return groups
+
+
+def handle_figures(groups: Groups, every: Mapping[tuple[Totals, str], Held]) -> tuple[HandleFigures, ...]:
     """Return the figures of handles.
 
     Args:
-        records: A copy of the registry, oldest first.
-        every: For how long handles were held, read before that copy was made: what has been released
+        groups: The open ones.
+        every: For how long handles were held, read before the copy was made: what has been released
             since is in the copy, and must not be counted again.
     """
-    # Two lists rather than one of pairs: 100,000 tuples would start a collection, and that take twice the rest.
-    totals, kinds = list(map(attrgetter("owner.totals"), records)), list(map(attrgetter("kind"), records))
-    counts = Counter(zip(totals, kinds, strict=True))
-    # Youngest first, so that of each key the oldest is what stays.
-    oldest = dict(zip(zip(reversed(totals), reversed(kinds), strict=True), reversed(records), strict=True))
     epoch = time.time() - time.monotonic()
     # Those of a database that was opened since are known by its handles alone.
-    known = {**dict.fromkeys(counts, _totals.Held()), **every}
-    return tuple(
-        _of_kind(each, kind, counts[each, kind], held, oldest.get((each, kind)), epoch)
-        for (each, kind), held in known.items()
-    )
+    known = {**dict.fromkeys(groups, _totals.Held()), **every}
+    return tuple(_of_kind(*key, groups.get(key, []), held, epoch) for key, held in known.items())
 
 
-def _of_kind(totals: Totals, kind: str, count: int, held: Held, oldest: Record | None, epoch: float) -> HandleFigures:
-    series = totals.of(kind)
+def _of_kind(totals: Totals, kind: str, groups: list[list[Any]], held: Held, epoch: float) -> HandleFigures:
+    series, count = totals.of(kind), sum(map(len, groups))
     # A handle that is being released at this moment is neither open nor counted. To tell one less than before
     # would be taken for a restart of the program.
     opened = series.opened = max(series.opened, count + held.count)
-    since = 0.0 if oldest is None else round(oldest.opened + epoch, 3)
+    since = round(min(group[0].opened for group in groups) + epoch, 3) if groups else 0.0
     return HandleFigures(kind, totals.name, count, since, opened, series.leaked, held)
 
 
@@ -188,7 +208,7 @@ def ask(record: FamilyRecord, measure: Callable[[], Answer], deadline: float) ->
 
 
 def _measure(record: FamilyRecord, counts_alone: bool) -> DatabaseFigures:
-    memory = inspection.native_memory(record.native, sorted(record.owner.families))
+    memory = inspection.native_memory(record.native, record.owner)
     until = time.monotonic() + _RECOUNT_SECONDS
     found = _count(record, counts_alone)
     while found[:2] != found[2:] and time.monotonic() < until:  # other threads open and release meanwhile
@@ -202,28 +222,40 @@ def _count(record: FamilyRecord, counts_alone: bool) -> tuple[int, int | None, i
     owner = record.owner
     iterators = _engine.live_iterators(owner.options) if counts_alone else None
     snapshots = record.native.property_int_value("rocksdb.num-snapshots") or 0
-    children = list(owner.children.values())
+    children = grouped(_type_of, list(owner.children.values()))
     registered = None if iterators is None else count_iterators(children)
     return snapshots, iterators, count_snapshots(children), registered
 
 
-def count_snapshots(records: Iterable[Record]) -> int:
-    """Return how many native snapshots open handles own: one for each column family that one covers."""
-    return sum([len(record.native or ()) for record in records if record.kind == "snapshot"])
+def count_snapshots(children: Mapping[type[Record], Sequence[Record]]) -> int:
+    """Return how many native snapshots open handles own: one for each column family that one covers.
+
+    Args:
+        children: The handles by their types.
+    """
+    return sum(len(native or ()) for native in _natives(children, "snapshot"))
 
 
-def count_iterators(records: Sequence[Record]) -> int:
+def count_iterators(children: Mapping[type[Record], Sequence[Record]]) -> int:
     """Return how many native iterators open handles own.
 
     A cursor is one, a scan two. Those that read through a snapshot have none of their own; it has one for each
     column family that it covers.
+
+    Args:
+        children: The handles by their types.
     """
-    natives = [record.native for record in records if record.kind == "iterator"]
-    alone = Counter(map(type, natives))
-    scans = sum([len(native) for native in natives if type(native) is tuple])
-    pairs = [pair for record in records if record.kind == "snapshot" for pair in record.native or ()]
+    natives = grouped(type, list(_natives(children, "iterator")))
+    scans = sum(map(len, natives.pop(tuple, ())))
+    pairs = (pair for native in _natives(children, "snapshot") for pair in native or ())
     pinned = sum(cursor is not None and cursor.native is not None for _, cursor in pairs)
-    return scans + pinned + sum(count for kind, count in alone.items() if kind.__name__ in _engine.ITERATOR_NAMES)
+    alone = sum(len(found) for cls, found in natives.items() if cls.__name__ in _engine.ITERATOR_NAMES)
+    return scans + pinned + alone
+
+
+def _natives(children: Mapping[type[Record], Sequence[Record]], kind: str) -> Iterator[Any]:
+    """Return what the handles of a kind own, each when it is asked for."""
+    return map(_native_of, chain.from_iterable(found for cls, found in children.items() if cls.kind == kind))
 
 
 def _bounded(databases: Mapping[str, DatabaseFigures], shown: Mapping[str, str | None]) -> Iterator[DatabaseFigures]:
@@ -233,8 +265,8 @@ def _bounded(databases: Mapping[str, DatabaseFigures], shown: Mapping[str, str |
         databases: By their paths.
         shown: The names under which the paths are told.
     """
-    rest = [found for path, found in databases.items() if shown[path] != path]
-    yield from (found for path, found in databases.items() if shown[path] == path)
+    rest = [found for path, found in databases.items() if shown[path] == _totals.OTHERS]  # a path may have that name
+    yield from (found for path, found in databases.items() if shown[path] != _totals.OTHERS)
     if rest:
         memory = inspection.NativeMemory(*map(sum, zip(*(astuple(each.memory) for each in rest), strict=True)))
         yield replace(reduce(add, rest), database=_totals.OTHERS, memory=memory)

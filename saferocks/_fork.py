@@ -87,8 +87,10 @@ def _adopt() -> None:
 
 
 def _natives(record: Any) -> tuple[Any, ...]:
-    """Return what must not be destroyed in a child: the native parts of a record, and its owner's options."""
-    return record.native, record.keeper, getattr(record.owner, "options", None)
+    """Return what must not be destroyed in a child: the native parts of a record, and what its owner has."""
+    owner = record.owner
+    natives = list(getattr(owner, "natives", {}).values())
+    return record.native, record.keeper, getattr(owner, "options", None), *natives
 
 
 def _keep_for_good(objects: Iterable[Any]) -> None:

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from saferocks import _registry, _telling, _watch, events
+from saferocks import _registry, _telling, _totals, _watch, events
 from saferocks.errors import (
     Leak,
     LeakedHandlesError,
@@ -34,12 +34,14 @@ NEVER_ENTERED = "collected without ever being entered"
 OUTLIVED = "still open when its database closed"
 AT_EXIT = "still open at interpreter exit"
 
+#: How many tallies a database keeps apart by their labels: a service may label its handles with the ids of requests.
+MOST_LABELLED = 1000
 _EVENTS = {OUTLIVED: "saferocks.handle_outlived_database"}
 
 
 @dataclass
 class Tally:
-    """How often handles of one kind have escaped from one line in one way.
+    """How often handles of one kind and label have escaped from one line in one way.
 
     Attributes:
         numbers: Hands out the count; `next` on it is atomic.
@@ -89,7 +91,7 @@ class Tally:
 
 
 def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally, int]:
-    """Count an escape, and return which one of its line it is; safe in a finalizer.
+    """Count an escape, and return which one of its line and label it is; safe in a finalizer.
 
     Args:
         record: What escaped.
@@ -98,22 +100,26 @@ def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally,
     """
     record.owner.totals.leaked(record.kind)
     watch = _watch.whose(record)
-    key = (record.kind, identity(record.site), escape, record.label, id(watch))
     owner = record.owner
+    # A leaked database takes its owner with it, so its own leak is kept with the process.
+    keeper = _registry.PROCESS if record.kind == "database" else owner
+    label = record.label
+    key = (record.kind, identity(record.site), escape, label, id(watch))
+    if label is not None and len(keeper.leaks) >= MOST_LABELLED and key not in keeper.leaks:
+        label = _totals.OTHERS
+        key = (*key[:3], label, id(watch))
     fresh = Tally(
         record.kind,
         record.site,
         escape,
         record.remedy,
         owner.name,
-        record.label,
+        label,
         record.loss,
         record.stack,
         owner.policy,
         watch=watch,
     )
-    # A leaked database takes its owner with it, so its own leak is kept with the process.
-    keeper = _registry.PROCESS if record.kind == "database" else owner
     found: Tally = keeper.leaks.setdefault(key, fresh)
     found.age = max(found.age, record.age if age is None else age)
     found.note = record.loss or found.note
@@ -133,7 +139,7 @@ def identity(site: Site) -> tuple[int, int]:
 
 
 def report_collected(found: Tally, number: int) -> None:
-    """Report what a finalizer has found, at the counts 1, 10, 100, ... of each line.
+    """Report what a finalizer has found, at the counts 1, 10, 100, ... of each line and label.
 
     What is watched is left to the watch: a finalizer may run in the midst of anybody's test.
 
@@ -259,6 +265,11 @@ def take_leaks(owner: Owner) -> tuple[Leak, ...]:
 def _is_left_to_watch(found: Tally) -> bool:
     """Tell whether the one whose leak it is will be asked for it, and not whoever closes the database."""
     return found.watch is not None and (found.watch.speaks or found.watch is not _watch.current())
+
+
+def is_asked_for(found: Tally) -> bool:
+    """Tell whether a leak is raised or blamed on somebody once it has been reported; others are done with then."""
+    return found.policy == "raise" or found.watch is not None
 
 
 def leave_to_watches(owner: Owner) -> None:

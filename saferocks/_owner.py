@@ -15,7 +15,7 @@ from saferocks._settings import INHERITED, expect_leases
 from saferocks.errors import ColumnFamilyDroppedError, ReadOnlyError, SaferocksError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from saferocks._options import AccessType
     from saferocks._settings import Duration, Policy, Trace
@@ -31,6 +31,9 @@ class DatabaseOwner(Owner):
         access: How it was opened.
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
+        natives: Native column families that no handle owns, by name, for snapshots and for asking RocksDB what they
+            hold; under `lock`. They are kept until the close: rocksdict flushes a column family whenever an object
+            of it is dropped.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
         plain_tables: The column families of plain tables, whose scans cannot use total order.
         close_timeout: Seconds for which a close waits for calls in flight.
@@ -38,7 +41,10 @@ class DatabaseOwner(Owner):
             written, and through a close.
     """
 
-    __slots__ = ("access", "close_timeout", "directory", "dumps", "families", "lock", "options", "plain_tables", "raw")
+    __slots__ = (
+        "access", "close_timeout", "directory", "dumps", "families", "lock", "natives", "options", "plain_tables",
+        "raw",
+    )  # fmt: skip
 
     name: str
 
@@ -62,9 +68,38 @@ class DatabaseOwner(Owner):
         self.raw = True
         self.options: Any = None
         self.families: set[str] = set()
+        self.natives: dict[str, Any] = {}
         self.plain_tables: frozenset[str] = frozenset()
         self.dumps: Callable[[Any], bytes] | None = None
         self.lock = threading.RLock()
+
+    def native_family(self, main: Any, name: str) -> Any:
+        """Return a native column family, which is not to be dropped before the close; under `lock`.
+
+        Args:
+            main: The native database, which is its default column family.
+            name: The name of the column family.
+        """
+        if name == _engine.DEFAULT_FAMILY:
+            return main
+        found = self.natives.get(name)
+        if found is None:
+            found = self.natives[name] = main.get_column_family(name)
+            if self.closing:  # a finalizer in this thread has closed it in the midst
+                self.natives.clear()
+        return found
+
+    def native_families(self, main: Any, names: Sequence[str]) -> tuple[Any, ...]:
+        """Return native column families: those that are kept, or new ones while another thread has the lock.
+
+        It is not waited for: a close has it, and waits in turn for snapshots that are being opened.
+        """
+        if not names or not self.lock.acquire(blocking=False):
+            return tuple(main.get_column_family(name) for name in names)
+        try:
+            return tuple(self.native_family(main, name) for name in names)
+        finally:
+            self.lock.release()
 
     def check_writable(self, what: str) -> None:
         """Refuse a write through a read-only or secondary handle, before RocksDB sees it (D8).

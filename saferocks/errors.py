@@ -86,11 +86,11 @@ class Leak:
     Attributes:
         kind: What escaped: `iterator`, `snapshot`, `write_batch`, ...
         opened_at: The line of the opener's call, as `file:line`.
-        count: How many handles that line has leaked.
+        count: How many handles that line has leaked with that label.
         age: Seconds for which the one held longest was open.
         escape: How they escaped, such as `collected while open`.
         database: The path of their database, or None for free-standing handles.
-        label: The label given at the opening, if any.
+        label: The label given at the opening, if any; `(others)` once leaks of very many labels are told apart already.
         note: What was lost with them, such as the operations of a batch.
         stack: The frames of the opening, innermost first, under `trace="stack"`.
         remedy: The line to write instead.

@@ -6,7 +6,7 @@ their place, adds some, or silences them.
 
 | event | level | when |
 |---|---|---|
-| `saferocks.handle_leaked` | warning | a handle was collected while open: of each line the 1st, 10th, 100th, ... |
+| `saferocks.handle_leaked` | warning | a handle was collected while open: of each line and label the 1st, 10th, ... |
 | `saferocks.handle_outlived_database` | warning | a handle was still open when its database closed |
 | `saferocks.handle_unscoped` | warning | a handle was used without `with`, once a line |
 | `saferocks.handle_overdue` | warning | a handle was open for longer than its `warn_after`, once a term |

@@ -186,18 +186,19 @@ def heap_used() -> int | None:
     return (info.heap_used + info.mmap_used) if info is not None and info.heap_used else None
 
 
+_MEMTABLES_IN_USE = "rocksdb.cur-size-all-mem-tables"
 _CACHE = ("rocksdb.block-cache-usage", "rocksdb.block-cache-pinned-usage")
 
 
-def memory_usage(rdict: Any, names: Iterable[str]) -> MemoryUsage:
+def memory_usage(rdict: Any, owner: DatabaseOwner) -> MemoryUsage:
     """Sum up what the column families of a native database hold, and the process."""
-    found = native_memory(rdict, names)
+    found = native_memory(rdict, owner)
     return MemoryUsage(**vars(found), rss=psutil.Process().memory_info().rss, heap=heap_used())
 
 
-def native_memory(rdict: Any, names: Iterable[str]) -> NativeMemory:
-    """Sum up what the column families of a native database hold."""
-    families = [rdict.get_column_family(name) for name in names]
+def native_memory(rdict: Any, owner: DatabaseOwner) -> NativeMemory:
+    """Sum up what the column families of a native database hold; under the lock of its owner."""
+    families = [owner.native_family(rdict, name) for name in sorted(owner.families)]
 
     def total(name: str) -> int:
         return sum(family.property_int_value(name) or 0 for family in families)
@@ -205,16 +206,27 @@ def native_memory(rdict: Any, names: Iterable[str]) -> NativeMemory:
     def widest(name: str) -> int:  # column families share one cache unless they were given several
         return max((family.property_int_value(name) or 0 for family in families), default=0)
 
-    everything = total("rocksdb.size-all-mem-tables")
+    memtables = [_memtables(family) for family in families]
     return NativeMemory(
-        memtables=everything,
-        pinned_memtables=everything - total("rocksdb.cur-size-all-mem-tables"),
+        memtables=sum(everything for everything, _ in memtables),
+        pinned_memtables=sum(pinned for _, pinned in memtables),
         table_readers=total("rocksdb.estimate-table-readers-mem"),
         block_cache=widest(_CACHE[0]),
         block_cache_pinned=widest(_CACHE[1]),
         sst_live=total("rocksdb.live-sst-files-size"),
         sst_total=total("rocksdb.total-sst-files-size"),
     )
+
+
+def _memtables(family: Any) -> tuple[int, int]:
+    """Return the bytes of all memtables of a native column family, and of those that only iterators keep.
+
+    Others write and flush meanwhile: what is in use is asked for before and after, and is not told as pinned.
+    """
+    before = family.property_int_value(_MEMTABLES_IN_USE) or 0
+    everything = family.property_int_value("rocksdb.size-all-mem-tables") or 0
+    after = family.property_int_value(_MEMTABLES_IN_USE) or 0
+    return everything, max(0, everything - max(before, after))
 
 
 _AUDIT_ATTEMPTS = 50

@@ -1,12 +1,13 @@
 """Measure what watching costs: `python tests/measure_observability.py`. No test: figures depend on the machine.
 
-Prints the processor time of a scrape with 100,000 open handles (budget: 50 ms), and what an iterator costs
-that is opened, entered and released, with nothing to watch it, with metrics, and with two variables bound by
-structlog; the ways in turn, the least of each.
+Prints the processor time of a scrape with 100,000 open handles of a database that counts its iterators, which
+takes longest (budget: 50 ms; the median of nine), and what an iterator costs that is opened, entered and released,
+with nothing to watch it, with metrics, and with two variables bound by structlog; the ways in turn, the least of each.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 import time
@@ -36,12 +37,12 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def scrape(db: saferocks.Rdict) -> float:
-    """Return the least seconds of a scrape while many handles are open."""
+    """Return the seconds of a scrape while many handles are open."""
     collector = metrics.Collector()
     with ExitStack() as stack:
         for _ in range(HANDLES):
-            stack.enter_context(db.iter())
-        return min(seconds(lambda: list(collector.collect())) for _ in range(9))
+            stack.enter_context(db.items())
+        return statistics.median(seconds(lambda: list(collector.collect())) for _ in range(9))
 
 
 def iterators(db: saferocks.Rdict) -> dict[str, float]:
@@ -65,7 +66,7 @@ def iterators(db: saferocks.Rdict) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as directory, saferocks.open(f"{directory}/db") as db:
+    with tempfile.TemporaryDirectory() as directory, saferocks.open(f"{directory}/db", statistics=True) as db:
         print(f"a scrape with {HANDLES} open handles: {scrape(db) * 1e3:.1f} ms")
         for way, found in iterators(db).items():
             print(f"an iterator, {way}: {found:.0f} ns")

@@ -273,6 +273,28 @@ def test_a_child_destroys_nothing_native(run: Run) -> None:
     run(DESTROY_NOTHING)
 
 
+ASKED_BEFORE = """
+with saferocks.open("db") as db:
+    family = db.create_column_family("f")
+    family[b"a"] = bytes(100_000)
+    held = db.memory().memtables
+    if not fork():
+        owner = db._record.owner
+        for each in owner.natives, owner.children, saferocks._registry.records:
+            each.clear()
+        del family
+        gc.collect()
+        sys.exit(3)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 3
+    assert db.memory().memtables == held > 100_000
+"""
+
+
+def test_what_rocksdb_was_asked_through_stays_in_a_child(run: Run) -> None:
+    """A child that drops what its parent asked column families through does not wait for a flush that never ends."""
+    run(ASKED_BEFORE)
+
+
 SAYS_NOTHING = """
 saferocks.configure(policy=sys.argv[1])
 with saferocks.open("db") as db:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _engine
+from saferocks import _engine, _guard, _registry
 
 if TYPE_CHECKING:
     import subprocess
@@ -174,6 +174,37 @@ def test_lines_kinds_and_labels_are_counted_apart(path: str, unraised: list[Base
     )
     assert "[mine] was collected without ever being entered" in str(caught.value)
     assert len(unraised) == 7
+
+
+def test_ever_new_labels_take_no_more_room(
+    path: str, warned: list[warnings.WarningMessage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that labels its handles with the ids of requests has its leaks told apart up to a number, then as one.
+
+    None is lost, and labels that have been seen go on being counted for themselves.
+    """
+    monkeypatch.setattr(_guard, "MOST_LABELLED", 5)
+    with saferocks.open(path) as db:
+        for label in (*map(str, range(1000)), "2"):
+            db.items(label=label)
+        assert len(db._record.owner.leaks) == 6
+        db.items()  # a line of its own
+        told = {found.label: found.count for found in db._record.owner.leaks.values()}
+    assert told == {"0": 1, "1": 1, "2": 2, "3": 1, "4": 1, "(others)": 995, None: 1}
+    assert sum("(others)" in str(each.message) for each in warned) == 4  # at 1, 10 and 100, and at the close
+
+
+def test_ever_new_databases_that_leak_take_no_more_room(tmp_path: Path, warned: list[warnings.WarningMessage]) -> None:
+    """Of databases that were dropped, with what had leaked from them, no more is kept than a count for each line."""
+    before = len(_registry.PROCESS.leaks)
+    for number in range(20):
+        db = saferocks.open(tmp_path / f"db{number}").__enter__()
+        db.snapshot()
+        del db
+        gc.collect()
+    assert sum(str(each.message).startswith("snapshot opened") for each in warned) == 20
+    assert len(_registry.PROCESS.leaks) == before + 1
+    saferocks.check()
 
 
 def test_counts_are_exact_under_threads(unraised: list[BaseException], policy: Callable[[str], None]) -> None:

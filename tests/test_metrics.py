@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import sys
@@ -115,6 +116,17 @@ def test_the_oldest_is_told_by_when_it_was_opened(scrape: Scrape, db: saferocks.
         later = scrape()("handle_oldest_opened_timestamp_seconds", kind="iterator", database=db.path())
     assert before - 0.002 <= first <= after + 0.002
     assert abs(later - first) <= 0.002  # milliseconds are told
+
+
+def test_the_oldest_is_told_of_all_that_have_its_labels(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """Scans and cursors, of both openings of a path, are counted together, and the oldest is that of all of them."""
+    with saferocks.open(db.path(), access_type=saferocks.AccessType.read_only()) as second:
+        with second.iter() as oldest, db.items(), db.iter(), second.items():
+            oldest._record.opened -= 10.0
+            found, epoch = scrape(), time.time() - time.monotonic()
+    told = found("handle_oldest_opened_timestamp_seconds", kind="iterator", database=db.path())
+    assert told == pytest.approx(epoch + oldest._record.opened, abs=0.05)
+    assert found("open_handles", kind="iterator", database=db.path()) == 4
 
 
 @pytest.mark.about_leaks
@@ -235,6 +247,80 @@ def test_pinned_memory_is_told(scrape: Scrape, db: saferocks.Rdict) -> None:
     assert found("sst_bytes", database=name) == found("live_sst_bytes", database=name)
 
 
+class Busy:
+    """A native database in which another thread does something after each answer of the default family."""
+
+    def __init__(self, native: Any, meanwhile: Callable[[], None]) -> None:
+        self._native = native
+        self._meanwhile = meanwhile
+
+    def get_column_family(self, name: str) -> Any:
+        """Return a column family that is left alone."""
+        return self._native.get_column_family(name)
+
+    def property_int_value(self, name: str) -> int:
+        """Answer as it is, and then let the other thread go on."""
+        found: int = self._native.property_int_value(name)
+        self._meanwhile()
+        return found
+
+
+def test_to_ask_changes_nothing(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """A scrape flushes no memtable and makes no file, of no column family, however often."""
+    one = db.create_column_family("one")
+    one[b"k"] = db[b"k"] = bytes(100_000)
+    for _ in range(3):
+        found = scrape()
+        db.memory()
+        assert found("memtable_bytes", database=db.path()) > 200_000
+    assert (found("sst_bytes", database=db.path()), db.live_files()) == (0, [])
+
+
+def test_column_families_come_and_go_between_scrapes(scrape: Scrape, db: saferocks.Rdict) -> None:
+    """What is told of column families is that of those there are, also if one was dropped and made again."""
+
+    def memtables() -> float:
+        return scrape()("memtable_bytes", database=db.path())
+
+    alone = memtables()
+    for _ in range(2):
+        one = db.create_column_family("one")
+        one[b"k"] = bytes(100_000)
+        assert memtables() > alone + 100_000
+        db.drop_column_family("one")
+        assert memtables() == alone
+    db.create_column_family("one")
+    assert alone < memtables() < alone + 100_000
+    path = db.path()
+    db.close()
+    with saferocks.open(path) as again:  # nothing is left that would keep it open
+        assert again.column_families == ("default", "one")
+
+
+@pytest.mark.parametrize("flushed_at", [0, 1, None])
+def test_what_goes_on_meanwhile_is_not_told_as_pinned(
+    scrape: Scrape, db: saferocks.Rdict, flushed_at: int | None
+) -> None:
+    """Writes and a flush between RocksDB's answers are neither told as pinned nor taken off what others pin."""
+    answers = itertools.count()
+
+    def go_on() -> None:
+        if flushed_at is None:
+            db[b"k"] = bytes(3_000_000)
+        elif next(answers) == flushed_at:
+            db.flush()
+
+    one = db.create_column_family("one")
+    one[b"k"] = bytes(1_000_000)
+    with one.items():
+        one.flush()
+        db[b"k"] = bytes(3_000_000)
+        (pinned,) = scrape().named("pinned_memtable_bytes").values()
+        assert pinned > 1_000_000
+        memory = _figures.inspection.native_memory(Busy(db._record.native, go_on), db._record.owner)
+    assert memory.pinned_memtables == pinned
+
+
 def test_rocksdb_and_the_registry_are_told_side_by_side(scrape: Scrape, db: saferocks.Rdict) -> None:
     """Native snapshots and iterators are counted by both; without a handle's record they disagree."""
     db.create_column_family("f")
@@ -263,7 +349,8 @@ def test_the_quick_count_is_that_of_the_audit(db: saferocks.Rdict) -> None:
         records = list(db._record.owner.children.values())
         natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
         counted = sum(map(_engine.is_snapshot, natives.values())), sum(map(_engine.is_iterator, natives.values()))
-        assert (_figures.count_snapshots(records), _figures.count_iterators(records)) == counted == (2, 4)
+        children = _figures.grouped(type, records)
+        assert (_figures.count_snapshots(children), _figures.count_iterators(children)) == counted == (2, 4)
 
 
 def test_iterators_of_databases_that_share_options_are_not_told(scrape: Scrape, tmp_path: Path) -> None:
@@ -533,11 +620,11 @@ def test_a_scrape_does_not_call_for_each_handle(db: saferocks.Rdict) -> None:
         return made
 
     with ExitStack() as stack:
-        for _ in range(10):
-            stack.enter_context(db.iter())
+        for _ in range(5):
+            stack.enter_context(db.iter()), stack.enter_context(db.items())
         few = calls()
-        for _ in range(1990):
-            stack.enter_context(db.iter())
+        for _ in range(995):
+            stack.enter_context(db.iter()), stack.enter_context(db.items())
         assert abs(calls() - few) < 50
 
 
@@ -613,6 +700,17 @@ def test_too_many_open_databases_share_a_label(scrape: Scrape, tmp_path: Path, m
               if dict(key)["kind"] == "database"}  # fmt: skip
     assert counts == {str(tmp_path / "db0"): 1, str(tmp_path / "db1"): 1, "(others)": 3}
     assert scrape()("handles_released_total", kind="database", database="(others)") == 3
+
+
+def test_a_path_that_is_called_like_the_others(scrape: Scrape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database whose path is the name of what has no series of its own is told with that: no series comes twice."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_totals, "MOST_DATABASES", 1)
+    with saferocks.open("(others)") as db, saferocks.open("more") as more, db.snapshot(), more.snapshot():
+        found = scrape()
+    lines = [line.rpartition(" ")[0] for line in found.text.splitlines() if not line.startswith("#")]
+    assert len(lines) == len(set(lines))
+    assert found("rocksdb_snapshots", database="(others)") == found("registered_snapshots", database="(others)") == 2
 
 
 def test_any_path_can_be_told(scrape: Scrape, tmp_path: Path) -> None:

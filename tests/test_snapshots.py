@@ -349,6 +349,45 @@ def test_a_snapshot_for_point_reads_pins_no_memtables(rows: saferocks.Rdict) -> 
     assert rows.memory().pinned_memtables == 0
 
 
+@pytest.mark.parametrize("arguments", [{}, {"point_reads_only": True}])
+def test_a_snapshot_of_several_column_families_flushes_none(rows: saferocks.Rdict, arguments: dict[str, Any]) -> None:
+    """However often column families are covered by a snapshot, their memtables stay what they are."""
+    family, before = rows.create_column_family("f"), rows.live_files()
+    for number in range(3):
+        family[b"k"] = rows[b"k"] = b"%d" % number
+        with rows.snapshot(column_families=["f"], **arguments) as snap:
+            assert snap[b"k"] == snap.get_column_family("f")[b"k"] == b"%d" % number
+        with family.snapshot(column_families=["default"], **arguments) as snap:
+            assert snap[b"k"] == snap.get_column_family("default")[b"k"] == b"%d" % number
+    assert rows.live_files() == before
+
+
+def test_snapshots_are_of_the_column_family_of_that_name(rows: saferocks.Rdict) -> None:
+    """A column family that was dropped and made again is covered as it is now."""
+    for value in (b"old", b"new"):
+        family = rows.create_column_family("f")
+        family[b"k"] = value
+        with rows.snapshot(column_families=["f"]) as snap:
+            assert snap.get_column_family("f")[b"k"] == value
+        rows.drop_column_family("f")
+
+
+def test_a_snapshot_does_not_wait_for_who_changes_column_families(rows: saferocks.Rdict) -> None:
+    """While another thread holds the lock of column families, which a close does, a snapshot of some is opened."""
+    rows.create_column_family("f")[b"k"] = b"v"
+    with rows._record.owner.lock:
+        found: list[bytes] = []
+
+        def read() -> None:
+            with rows.snapshot(column_families=["f"]) as snap:
+                found.append(snap.get_column_family("f")[b"k"])
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join(60)
+    assert found == [b"v"]
+
+
 def test_a_snapshot_for_point_reads_refuses_scans(rows: saferocks.Rdict) -> None:
     """Scans and cursors of such a snapshot raise NotSupportedError that names the remedy, and leave nothing open."""
     with rows.snapshot(point_reads_only=True) as snap:
