@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _registry
-from saferocks._groups import groups
-from saferocks._text import printable
+from saferocks._groups import LABEL_WIDTH, groups
+from saferocks._text import clipped, printable
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ _PATIENCE = 1000
 def dump() -> str:
     """Return all open handles of the process as text, grouped by the line that opened them.
 
-    The total comes first, then for each line how many of what it has opened and the age of the
-    oldest. With `trace="stack"` each has its whole stack. Takes no lock and calls nothing of
-    RocksDB, so it can be called anywhere.
+    The total comes first, then for each line how many of what it has opened, up to three of their
+    labels, long ones without their middle, and the age of the oldest. With `trace="stack"` each
+    has its whole stack. Takes no lock and calls nothing of RocksDB, so it can be called anywhere.
 
     Returns:
         Lines of printable characters, the last one ended too.
@@ -57,7 +57,7 @@ def dump() -> str:
 
 
 def _as_text(group: Group) -> str:
-    labels = "".join(f" [{printable(label)}]" for label in group.labels)
+    labels = "".join(f" [{printable(clipped(label, LABEL_WIDTH))}]" for label in group.labels)
     database = "" if group.database is None else f", {printable(group.database)}"
     stack = "".join(f"    {printable(line)}\n" for line in group.stack)
     return f"{group.count} {group.kind}{labels}, oldest {in_words(group.oldest)}{database}\n{stack}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import html
 import http.client
 import io
 import json
@@ -387,6 +388,23 @@ def test_nothing_is_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2J&quot;&#x27;&amp;\\u202e" in page
     assert all(line.isprintable() for line in (*page.splitlines(), *text.splitlines()))
     assert nasty in [label for group in found["groups"] for label in group["labels"]]
+
+
+def test_long_labels_and_paths(tmp_path: Path) -> None:
+    """Of a label and a path of any length the page shows the ends, and more where one points; JSON has it whole."""
+    label, path = f"begins {'x' * 1_000_000} ends", str(tmp_path / ("/".join(["long" * 50] * 3) + "/<last>"))
+    with saferocks.open(path) as db, db.items(label=label):
+        page = wsgi(debug.app)[1]
+        found = json.loads(wsgi(debug.app, QUERY_STRING="format=json")[1])
+    (shown,) = re.findall(r">\[(begins [^<]*)\]<", page)
+    assert re.fullmatch(r"begins x+\.\.\.x+ ends", shown)
+    assert len(shown) <= 60
+    titles = re.findall(r'title="([^"]*)"', page)
+    assert [60 < len(title) <= 1000 for title in titles if title.startswith("begins ")] == [True]
+    assert html.unescape(titles[-1]) == path
+    assert page.count("/&lt;last&gt;</td>") == 3
+    assert len(page) < 50_000
+    assert label in [each for group in found["groups"] for each in group["labels"]]
 
 
 def test_neither_keys_nor_values(db: saferocks.Rdict) -> None:

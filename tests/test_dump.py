@@ -76,6 +76,14 @@ def test_a_dump_obeys_no_label(db: saferocks.Rdict) -> None:
     assert all(line.isprintable() for line in text.splitlines())
 
 
+def test_a_dump_shows_the_ends_of_a_long_label(db: saferocks.Rdict) -> None:
+    """A dump may come on a terminal: of a label of any length it has the two ends."""
+    with db.items(label=f"begins {'x' * 1_000_000} ends"):
+        (line,) = [line for line in saferocks.dump().splitlines() if line.startswith("1 iterator")]
+    assert re.match(r"1 iterator \[begins x+\.\.\.x+ ends\], oldest", line)
+    assert len(line) < 1000
+
+
 def test_a_dump_without_a_trace(path: str) -> None:
     """Where no lines are kept there is nothing to group by, and the dump says so."""
     with saferocks.open(path, trace="off") as db, db.items(), db.items():
