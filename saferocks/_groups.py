@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN_LABELS = 3
 #: Characters of a label that are shown to a reader: a program may label a handle with a whole query.
-LABEL_WIDTH = 60
+LABEL_WIDTH = 80
 
 
 @dataclass(frozen=True)

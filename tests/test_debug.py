@@ -400,9 +400,9 @@ def test_long_labels_and_paths(tmp_path: Path) -> None:
         found = json.loads(wsgi(debug.app, QUERY_STRING="format=json")[1])
     (shown,) = re.findall(r">\[(begins [^<]*)\]<", page)
     assert re.fullmatch(r"begins x+\.\.\.x+ ends", shown)
-    assert len(shown) <= 60
+    assert len(shown) <= 80
     titles = re.findall(r'title="([^"]*)"', page)
-    assert [60 < len(title) <= 1000 for title in titles if title.startswith("begins ")] == [True]
+    assert [80 < len(title) <= 1000 for title in titles if title.startswith("begins ")] == [True]
     assert html.unescape(titles[-1]) == path
     assert page.count("/&lt;last&gt;</td>") == 3
     assert len(page) < 50_000

@@ -284,7 +284,7 @@ def test_long_labels_leave_room(db: saferocks.Rdict, url: str, browser) -> None:
         box = driver.find_element(By.CSS_SELECTOR, "#live .box")
         assert driver.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", box) == 0
         rows = driver.find_elements(By.CSS_SELECTOR, "#live tbody tr")
-        assert max(row.size["height"] for row in rows) < 600
+        assert max(row.size["height"] for row in rows) < 800
 
 
 def test_light_and_dark(db: saferocks.Rdict, url: str, browser) -> None:
