@@ -337,7 +337,9 @@ def read():
     while data := os.read(reading, 1000):
         found.append(data)
 thread = threading.Thread(target=read)
-with saferocks.open("db") as db, db.items(label="x" * 300_000), saferocks.dump_on_signal(signal.SIGUSR1):
+long, names = "x" * 300_000, {}
+exec(f"def {long}(db): return db.items()", names)
+with saferocks.open("db") as db, names[long](db), saferocks.dump_on_signal(signal.SIGUSR1):
     thread.start()
     signal.raise_signal(signal.SIGUSR1)
     expected = saferocks.dump()
