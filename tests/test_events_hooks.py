@@ -440,6 +440,40 @@ def test_structlog_is_given_what_was_bound(db: saferocks.Rdict, merges: bool) ->
     assert structlog.contextvars.get_contextvars() == {"other": "second"}
 
 
+class Named:
+    """A logger that knows its names."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+FACTORIES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "a name": (lambda name: Named(name), ("saferocks",)),
+    "anything": (Named, ("saferocks",)),
+    "nothing": (lambda: Named(), ()),
+}
+
+
+@pytest.mark.usefixtures("_unbound", "restored")
+@pytest.mark.parametrize("takes", FACTORIES)
+def test_each_factory_of_structlog_is_used(db: saferocks.Rdict, takes: str) -> None:
+    """A factory of loggers is told the name `saferocks`, but if it takes none."""
+    factory, expected = FACTORIES[takes]
+    found: list[tuple[tuple[str, ...], str]] = []
+
+    def keep(logger: Named, _method: str, event: dict[str, Any]) -> str:
+        found.append((logger.names, event["event"]))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], logger_factory=factory)
+    try:
+        leak(db)
+        db.handles()
+    finally:
+        structlog.reset_defaults()
+    assert found == [(expected, "saferocks.handle_leaked")]
+
+
 WRAPPERS = {
     "generic": structlog.BoundLogger,
     "stdlib": structlog.stdlib.BoundLogger,
