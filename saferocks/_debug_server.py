@@ -51,13 +51,31 @@ class _Incoming(io.RawIOBase):
             self._connection.settimeout(self._seconds)  # for the answer
 
 
+class _Outgoing(io.BufferedIOBase):
+    """What is sent to a client, which has a time to take it; one that does not is one that has gone away."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            self._connection.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionAbortedError("the client takes too long over its answer") from error
+        return len(data)
+
+
 class _Handler(WSGIRequestHandler):
     timeout = _PATIENCE
 
     def setup(self) -> None:
-        """Read the request within a time, however it comes."""
+        """Have a time for the request, however it comes, and for the answer."""
         super().setup()
         self.rfile.close()
+        self.wfile = _Outgoing(self.connection)
         self.rfile = io.BufferedReader(_Incoming(self.connection, self.timeout))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 #: Raised by the very instruction that a handler in Python returns to: it would be raised again, for ever.
-_FAULTS = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"})
+_FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
+#: What the system does at once, and asks no process.
+_ORDERS = ("SIGKILL", "SIGSTOP")
 #: Milliseconds for which a reader of a pipe or terminal that does not block may have no room for more.
 _PATIENCE = 1000
 
@@ -83,7 +85,7 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
     Raises:
         TypeError: If an argument is of a wrong type.
         ValueError: If this is not the main thread, there is no such signal to handle, or the file is a named pipe.
-        OSError: If the file cannot be written, or the signal cannot be handled.
+        OSError: If the file cannot be written.
 
     Example:
         >>> import saferocks, signal
@@ -94,12 +96,20 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
         raise TypeError(f"number is {number!r}; give a signal, such as signal.SIGUSR1")
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals are handled in the main thread only; call dump_on_signal() there")
-    if any(number == getattr(signal, name, None) for name in _FAULTS):
-        raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
+    _check_signal(number)
     path = None if file is None else os.path.abspath(_directory.text_path(file))
     if path is not None:
         _check(path)
     return SignalDump(number, path)
+
+
+def _check_signal(number: int) -> None:
+    if number not in signal.valid_signals():
+        raise ValueError(f"there is no signal {number} here; give one such as signal.SIGUSR1")
+    if any(number == getattr(signal, name, None) for name in _FAULTS):
+        raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
+    if any(number == getattr(signal, name, None) for name in _ORDERS):
+        raise ValueError(f"signal {number} cannot be handled by any process; give one such as signal.SIGUSR1")
 
 
 def _check(path: str) -> None:

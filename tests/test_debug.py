@@ -633,6 +633,22 @@ def test_a_client_that_says_little_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
             pytest.fail("it was not dropped")
 
 
+def test_a_client_that_takes_no_answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A client that does not take its answer is dropped after a while, without a word to the program."""
+    monkeypatch.setattr(_debug_server._Handler, "timeout", 0.2)
+    monkeypatch.setattr(_debug_server, "_MOST_AT_ONCE", 1)
+
+    def long(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x" * (50_000_000 if environ["PATH_INFO"] == "/long" else 1)]
+
+    with debug.serve(app=long) as server, socket.create_connection(("127.0.0.1", server.port), SECONDS) as full:
+        full.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert full.recv(1) == b"H"
+        assert ask(server.port, "/").text == "x"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_request_that_is_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that came in time is answered, also if the program was too busy to read it in time."""
     times = iter([0.0])

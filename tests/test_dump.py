@@ -397,10 +397,12 @@ def test_a_named_pipe_is_refused(run_python: Run) -> None:
 def test_bad_arguments(told: Path) -> None:
     """What is no signal, a signal that cannot be handled, and a file that cannot be written are refused at the call."""
     for number, error in (("SIGUSR1", TypeError), (True, TypeError), (0, ValueError), (999, ValueError)):
-        with pytest.raises(error):
+        with pytest.raises(error, match=f"{number!r}.*give .*such as signal.SIGUSR1"):
             saferocks.dump_on_signal(number, told)
-    with pytest.raises(OSError, match="Invalid argument"):
-        saferocks.dump_on_signal(signal.SIGKILL, told)
+    for order in (signal.SIGKILL, signal.SIGSTOP):
+        with pytest.raises(ValueError, match=f"signal {order:d} cannot be handled by any process; give"):
+            saferocks.dump_on_signal(order, told)
+    assert not told.exists()
     with pytest.raises(FileNotFoundError):
         saferocks.dump_on_signal(signal.SIGUSR1, told.parent / "missing" / "file")
     with pytest.raises(ValueError, match="empty"):
