@@ -206,18 +206,21 @@ class Rdict(BatchMethods):
     def _close(self, error: BaseException | None, cancel_background: bool) -> None:
         if forking:
             see()
-        if self._record.reason is not None:
+        if self._is_closed():
             return
         try:
             _closing.close(self._record, cancel_background=cancel_background)
         except Exception as failure:
-            if self._record.reason is not None:  # it is closed all the same, and nobody will ask again
+            if self._is_closed():  # all the same, and nobody will ask again
                 self._settle(error or failure)
             if error is None:
                 raise
             note_failure(error, failure)
         else:
             self._settle(error)
+
+    def _is_closed(self) -> bool:
+        return self._record.reason is not None
 
     def _settle(self, error: BaseException | None) -> None:
         """Tell of a close, and of what has escaped; on an error that is on its way already, as a note."""
@@ -242,7 +245,7 @@ class Rdict(BatchMethods):
                     raise
             except BaseException as interrupt:  # Ctrl-C in the midst of it: nobody comes back to close what is left
                 self._close(interrupt, False)
-                if self._record.reason is not None:  # the interrupt may have come after the close
+                if self._is_closed():  # the interrupt may have come after the close
                     self._settle(interrupt)
                 raise
 

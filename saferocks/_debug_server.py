@@ -32,12 +32,12 @@ _BREATH = 0.1
 
 
 class _Incoming(io.RawIOBase):
-    """What a client sends within a time: a timeout of the socket's begins anew with each byte."""
+    """What a client sends within the timeout of its socket, all in all: that begins anew with each byte."""
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._seconds = seconds
-        self._until = monotonic() + seconds
+        self._seconds = connection.gettimeout() or 0.0
+        self._until = monotonic() + self._seconds
 
     def readable(self) -> bool:
         return True
@@ -76,7 +76,7 @@ class _Handler(WSGIRequestHandler):
         super().setup()
         self.rfile.close()
         self.wfile = _Outgoing(self.connection)
-        self.rfile = io.BufferedReader(_Incoming(self.connection, self.timeout))
+        self.rfile = io.BufferedReader(_Incoming(self.connection))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
         """Write nothing on stderr, which is the program's."""
