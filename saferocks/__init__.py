@@ -77,6 +77,7 @@ __all__ = [
     "Options",
     "OverdueHandleWarning",
     "PlainTableFactoryOptions",
+    "PortForbiddenError",
     "PortInUseError",
     "Rdict",
     "RdictColumns",

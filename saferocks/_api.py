@@ -72,6 +72,7 @@ from saferocks.errors import (
     NotEnteredError as NotEnteredError,
     NotSupportedError as NotSupportedError,
     OverdueHandleWarning as OverdueHandleWarning,
+    PortForbiddenError as PortForbiddenError,
     PortInUseError as PortInUseError,
     ReadOnlyError as ReadOnlyError,
     SaferocksError as SaferocksError,

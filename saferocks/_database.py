@@ -155,7 +155,11 @@ class Rdict(BatchMethods):
         record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
         record.acquire(lambda: self._acquire(owner, request, default_raw))
         fields = _telling.fields_of(record, access=owner.access.name)
-        events.emit(events.debug("saferocks.database_opened", record.bound, fields))
+        try:
+            events.emit(events.debug("saferocks.database_opened", record.bound, fields))
+        except BaseException as interrupt:  # Ctrl-C in a hook: nobody gets the database
+            self._close(interrupt, False)
+            raise
 
     def _acquire(self, owner: DatabaseOwner, request: _opening.Request, default_raw: bool) -> Any:
         opened = _opening.open_database(request, default_raw)
@@ -200,21 +204,29 @@ class Rdict(BatchMethods):
             self._close(None, cancel_background)
 
     def _close(self, error: BaseException | None, cancel_background: bool) -> None:
-        owner = self._record.owner
         if forking:
             see()
-        if self._record.reason is not None:
+        if self._is_closed():
             return
         try:
             _closing.close(self._record, cancel_background=cancel_background)
         except Exception as failure:
+            if self._is_closed():  # all the same, and nobody will ask again
+                self._settle(error or failure)
             if error is None:
                 raise
             note_failure(error, failure)
-            return
+        else:
+            self._settle(error)
+
+    def _is_closed(self) -> bool:
+        return self._record.reason is not None
+
+    def _settle(self, error: BaseException | None) -> None:
+        """Tell of a close, and of what has escaped; on an error that is on its way already, as a note."""
         events.drain()
         try:
-            _guard.settle(owner)
+            _guard.settle(self._record.owner)
         except Exception as failure:
             if error is None:
                 raise
@@ -233,6 +245,8 @@ class Rdict(BatchMethods):
                     raise
             except BaseException as interrupt:  # Ctrl-C in the midst of it: nobody comes back to close what is left
                 self._close(interrupt, False)
+                if self._is_closed():  # the interrupt may have come after the close
+                    self._settle(interrupt)
                 raise
 
     # ---- handles

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import saferocks
 from saferocks import _settings
 from saferocks._debug_figures import LASTING
+from saferocks._groups import LABEL_WIDTH
 from saferocks._terminal import size
-from saferocks._text import printable
+from saferocks._text import clipped, printable
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ POLICY = (
     f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+#: Characters of paths and lines that the tables show, and of anything that a pointer brings up.
+_PATH_WIDTH, _TITLE_WIDTH = 240, 1000
 
 # Each has its colour, which stays when others come and go.
 _KINDS = ("iterator", "snapshot", "write_batch", "checkpoint", "sst_writer", "column_family", "database")
@@ -129,25 +133,32 @@ def _groups(figures: Figures) -> str:
 
 
 def _group(group: Group) -> str:
-    labels = "".join(f' <span class="faint">[{_safe(label)}]</span>' for label in group.labels)
+    labels = "".join(
+        f' <span class="faint"{_title(label, LABEL_WIDTH)}>[{_brief(label, LABEL_WIDTH)}]</span>'
+        for label in group.labels
+    )
     return (
         f'<tr><td class="number">{group.count}</td><td class="number">{in_words(group.oldest)}</td>'
-        f"<td>{_safe(group.kind)}{labels}</td>"
-        f'<td class="place">{_place(group)}</td>'
-        f'<td class="mono">{_safe(group.database or "")}</td></tr>'
+        f'<td class="kind">{_safe(group.kind)}{labels}</td>'
+        f'<td class="place">{_place(group)}</td>{_path(group.database or "")}</tr>'
     )
 
 
 def _place(group: Group) -> str:
     first, *others = group.stack
     if not others:
-        return f"<code>{_safe(first)}</code>"
+        return _line(first)
     key = hashlib.sha256("\n".join((group.kind, group.database or "", *group.stack)).encode("utf-8", "replace"))
-    lines = "".join(f"<li><code>{_safe(line)}</code></li>" for line in others)
-    return (
-        f'<details data-key="{key.hexdigest()[:16]}"><summary><code>{_safe(first)}</code></summary>'
-        f"<ol>{lines}</ol></details>"
-    )
+    lines = "".join(f"<li>{_line(line)}</li>" for line in others)
+    return f'<details data-key="{key.hexdigest()[:16]}"><summary>{_line(first)}</summary><ol>{lines}</ol></details>'
+
+
+def _line(line: str) -> str:
+    return f"<code{_title(line, _PATH_WIDTH)}>{_brief(line, _PATH_WIDTH)}</code>"
+
+
+def _path(path: str) -> str:
+    return f'<td class="mono"{_title(path, _PATH_WIDTH)}>{_brief(path, _PATH_WIDTH)}</td>'
 
 
 def _databases(databases: Sequence[Database]) -> str:
@@ -165,8 +176,17 @@ def _database(database: Database) -> str:
         found = (memory.memtables, memory.pinned_memtables, memory.block_cache_pinned, memory.sst_live)
         found = (*found, database.kept_files)
     cells = "".join(f'<td class="number">{size(each)}</td>' for each in found)
-    name = f'<td class="mono">{_safe(database.path)}</td>'
-    return f'<tr>{name}<td class="number">{database.handles}</td>{cells}</tr>'
+    return f'<tr>{_path(database.path)}<td class="number">{database.handles}</td>{cells}</tr>'
+
+
+def _brief(text: str, most: int) -> str:
+    """Return so many characters of a text, which may have millions; JSON has them all."""
+    return _safe(clipped(text, most))
+
+
+def _title(text: str, most: int) -> str:
+    """Return what shows more of a text to whoever points at it, if there is more."""
+    return f' title="{_brief(text, _TITLE_WIDTH)}"' if len(text) > most else ""
 
 
 def _safe(text: str) -> str:

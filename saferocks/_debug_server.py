@@ -1,17 +1,19 @@
-"""A server for the debug page alone: one daemon thread, loopback, and a thread for each request."""
+"""A server for the debug page alone: one daemon thread, loopback, and a thread for each request, of which so many."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import socket
 import threading
 import time
 from socketserver import ThreadingMixIn
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from saferocks.errors import PortInUseError
+from saferocks.errors import PortForbiddenError, PortInUseError, SaferocksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,15 +22,61 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _HIGHEST_PORT = 65535
-#: Seconds that a client may take over its request.
+#: Seconds that a client may take over its request, and again over the answer.
 _PATIENCE = 10.0
+#: Requests that are answered at once, each by a thread; further ones wait until they are accepted.
+_MOST_AT_ONCE = 32
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 #: Seconds to leave the processor to a program that has used up its descriptors.
 _BREATH = 0.1
 
 
+class _Incoming(io.RawIOBase):
+    """What a client sends within the timeout of its socket, all in all: that begins anew with each byte."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._seconds = connection.gettimeout() or 0.0
+        self._until = monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        # In the end without waiting: what came in time may be read late, where the program was busy.
+        self._connection.settimeout(max(0.0, self._until - monotonic()))
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(self._seconds)  # for the answer
+
+
+class _Outgoing(io.BufferedIOBase):
+    """What is sent to a client, which has a time to take it; one that does not is one that has gone away."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        try:
+            self._connection.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionAbortedError("the client takes too long over its answer") from error
+        return len(data)
+
+
 class _Handler(WSGIRequestHandler):
     timeout = _PATIENCE
+
+    def setup(self) -> None:
+        """Have a time for the request, however it comes, and for the answer."""
+        super().setup()
+        self.rfile.close()
+        self.wfile = _Outgoing(self.connection)
+        self.rfile = io.BufferedReader(_Incoming(self.connection))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
         """Write nothing on stderr, which is the program's."""
@@ -44,14 +92,29 @@ class _Server(ThreadingMixIn, WSGIServer):
     allow_reuse_port = False  # two servers on one port would share its requests
     request_queue_size = 128  # socketserver's 5 has the sixth browser tab wait for a second
 
+    def __init__(self, *arguments: Any) -> None:
+        #: Taken by each connection that is accepted, and given back once it is shut down.
+        self._places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        super().__init__(*arguments)
+
     def get_request(self) -> tuple[Any, Any]:
-        """Accept a connection; without a descriptor for it, it stays ready, and would be tried anew at once."""
+        """Accept a connection; what cannot be had for it, a place or a descriptor, is tried anew after a while."""
+        if not self._places.acquire(timeout=_BREATH):
+            raise BlockingIOError("as many requests are being answered as may be at once")
         try:
             return super().get_request()
-        except OSError as error:
-            if error.errno in _NO_DESCRIPTOR:
+        except BaseException as error:
+            self._places.release()
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
                 time.sleep(_BREATH)
             raise
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection; socketserver does so once for each that it has accepted."""
+        try:
+            super().shutdown_request(request)
+        finally:
+            self._places.release()
 
     def server_bind(self) -> None:
         """Bind, and ask no name server for our own name."""
@@ -94,7 +157,11 @@ class DebugServer:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="saferocks-debug", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # there can be no more threads
+            self._server.server_close()
+            raise
         _servers.add(self)
 
     def close(self) -> None:
@@ -118,14 +185,24 @@ class DebugServer:
         return f"<saferocks debug page at {self.url}{', closed' if self._closed else ''}>"
 
 
+#: What is told of a port that the system refuses.
+_REFUSALS: dict[int | None, tuple[type[SaferocksError], str]] = {
+    errno.EADDRINUSE: (PortInUseError, "is in use; give another one"),
+    errno.EACCES: (
+        PortForbiddenError,
+        "needs a privilege that this process has not, as those below 1024 do; give a higher one",
+    ),
+}
+
+
 def _listening(port: int) -> _Server:
     try:
         return _Server((_HOST, port), _Handler)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+        if error.errno not in _REFUSALS:
             raise
-        text = f"port {port} of {_HOST} is in use; give another one, or 0 for any that is free"
-    raise PortInUseError(text)
+        refusal, what = _REFUSALS[error.errno]
+    raise refusal(f"port {port} of {_HOST} {what}, or 0 for any that is free")
 
 
 def _close_in_child() -> None:

@@ -15,8 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _registry
-from saferocks._groups import groups
-from saferocks._text import printable
+from saferocks._groups import LABEL_WIDTH, groups
+from saferocks._text import clipped, printable
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 #: Raised by the very instruction that a handler in Python returns to: it would be raised again, for ever.
-_FAULTS = frozenset({"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"})
+_FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
+#: What the system does at once, and asks no process.
+_ORDERS = ("SIGKILL", "SIGSTOP")
 #: Milliseconds for which a reader of a pipe or terminal that does not block may have no room for more.
 _PATIENCE = 1000
 
@@ -37,9 +39,9 @@ _PATIENCE = 1000
 def dump() -> str:
     """Return all open handles of the process as text, grouped by the line that opened them.
 
-    The total comes first, then for each line how many of what it has opened and the age of the
-    oldest. With `trace="stack"` each has its whole stack. Takes no lock and calls nothing of
-    RocksDB, so it can be called anywhere.
+    The total comes first, then for each line how many of what it has opened, up to three of their
+    labels, long ones without their middle, and the age of the oldest. With `trace="stack"` each
+    has its whole stack. Takes no lock and calls nothing of RocksDB, so it can be called anywhere.
 
     Returns:
         Lines of printable characters, the last one ended too.
@@ -57,7 +59,7 @@ def dump() -> str:
 
 
 def _as_text(group: Group) -> str:
-    labels = "".join(f" [{printable(label)}]" for label in group.labels)
+    labels = "".join(f" [{printable(clipped(label, LABEL_WIDTH))}]" for label in group.labels)
     database = "" if group.database is None else f", {printable(group.database)}"
     stack = "".join(f"    {printable(line)}\n" for line in group.stack)
     return f"{group.count} {group.kind}{labels}, oldest {in_words(group.oldest)}{database}\n{stack}"
@@ -83,7 +85,7 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
     Raises:
         TypeError: If an argument is of a wrong type.
         ValueError: If this is not the main thread, there is no such signal to handle, or the file is a named pipe.
-        OSError: If the file cannot be written, or the signal cannot be handled.
+        OSError: If the file cannot be written.
 
     Example:
         >>> import saferocks, signal
@@ -94,12 +96,20 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
         raise TypeError(f"number is {number!r}; give a signal, such as signal.SIGUSR1")
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals are handled in the main thread only; call dump_on_signal() there")
-    if any(number == getattr(signal, name, None) for name in _FAULTS):
-        raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
+    _check_signal(number)
     path = None if file is None else os.path.abspath(_directory.text_path(file))
     if path is not None:
         _check(path)
     return SignalDump(number, path)
+
+
+def _check_signal(number: int) -> None:
+    if number not in signal.valid_signals():
+        raise ValueError(f"there is no signal {number} here; give one such as signal.SIGUSR1")
+    if any(number == getattr(signal, name, None) for name in _FAULTS):
+        raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
+    if any(number == getattr(signal, name, None) for name in _ORDERS):
+        raise ValueError(f"signal {number} cannot be handled by any process; give one such as signal.SIGUSR1")
 
 
 def _check(path: str) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from saferocks._registry import Record
 
 _SHOWN_LABELS = 3
+#: Characters of a label that are shown to a reader: a program may label a handle with a whole query.
+LABEL_WIDTH = 80
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ tallies are dicts with atomic `setdefault`, counts are `itertools.count`, events
 from __future__ import annotations
 
 import atexit
+import io
 import itertools
 import sys
 import warnings
@@ -235,9 +236,15 @@ def is_milestone(count: int) -> bool:
     return count == 1
 
 
+#: What has no lock that the thread which writes to it may hold already.
+_PLAIN_STREAMS = (io.TextIOWrapper, io.StringIO, type(None))
+
+
 def warnings_are_logged() -> bool:
-    """Tell whether warnings go to a function that may take locks, as by `logging.captureWarnings`."""
-    return getattr(warnings.showwarning, "__module__", None) not in ("warnings", "_py_warnings")
+    """Tell whether warnings go where locks may be taken: `logging.captureWarnings`, or a program's own stderr."""
+    if getattr(warnings.showwarning, "__module__", None) not in ("warnings", "_py_warnings"):
+        return True
+    return not isinstance(sys.stderr, _PLAIN_STREAMS)
 
 
 def warn(text: str, category: type[Warning], site: Site) -> None:

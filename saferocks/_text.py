@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LEFT_OUT = "..."
 _ESCAPE = re.compile(r"\\(?:([\\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|)")
 
 
@@ -24,6 +25,19 @@ def printable(text: str) -> str:
         a\x1b[31m
     """
     return text.translate(_ESCAPED)
+
+
+def clipped(text: str, most: int) -> str:
+    """Leave the middle out of a text that has more than so many characters: its two ends tell the most.
+
+    Example:
+        >>> clipped("one of many requests", 11)
+        'one ...ests'
+    """
+    if len(text) <= most:
+        return text
+    half = (most - len(_LEFT_OUT)) // 2
+    return f"{text[:half]}{_LEFT_OUT}{text[-half:]}"
 
 
 def _shown(letter: str) -> str:

@@ -189,6 +189,7 @@ def serve(port: int = 0, *, app: DebugApp = app) -> DebugServer:
         The running server: a context manager, with `url` and `close()`.
 
     Raises:
+        PortForbiddenError: If this process may not have the port, as one below 1024 without a privilege.
         PortInUseError: If another server has the port.
         TypeError: If the port is no number, or the application none.
         ValueError: If it is out of range.

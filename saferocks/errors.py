@@ -33,6 +33,7 @@ __all__ = [
     "NotEnteredError",
     "NotSupportedError",
     "OverdueHandleWarning",
+    "PortForbiddenError",
     "PortInUseError",
     "ReadOnlyError",
     "SaferocksError",
@@ -73,6 +74,10 @@ class ForkedHandleError(HandleClosedError):
 
 class ForkedProcessError(SaferocksError):
     """A database was opened in a child process whose parent had opened one before the fork."""
+
+
+class PortForbiddenError(SaferocksError):
+    """The debug page was to be served on a port that this process may not have."""
 
 
 class PortInUseError(SaferocksError):

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,8 @@ def log_to_structlog(event: Event) -> None:
     wrapper = structlog.get_config()["wrapper_class"]
     if wrapper is getattr(structlog.stdlib, "AsyncBoundLogger", ...):  # nobody here could await what it returns
         wrapper = structlog.stdlib.BoundLogger
-    logger = structlog.wrap_logger(None, wrapper_class=wrapper, logger_factory_args=("saferocks",))
+    name = ("saferocks",) if _takes_name(structlog.get_config()["logger_factory"]) else ()
+    logger = structlog.wrap_logger(None, wrapper_class=wrapper, logger_factory_args=name)
     # Bound first: `method_name` and others are names of parameters that loggers hand on among themselves.
     logger = logger.bind(**fields)
     method = _METHODS.get(event.level)
@@ -99,6 +100,17 @@ def log_to_structlog(event: Event) -> None:
         logger.log(event.level, event.name)
     else:
         getattr(logger, method)(event.name)
+
+
+def _takes_name(factory: Callable[..., object]) -> bool:
+    """Tell whether a factory of loggers takes a name; one of a program that gives its loggers none may not."""
+    try:
+        signature(factory).bind("saferocks")
+    except TypeError:
+        return False
+    except ValueError:  # one of C, which does not tell
+        return True
+    return True
 
 
 def log_to_logging(event: Event) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import html
 import http.client
 import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -389,6 +392,23 @@ def test_nothing_is_markup(tmp_path: Path) -> None:
     assert nasty in [label for group in found["groups"] for label in group["labels"]]
 
 
+def test_long_labels_and_paths(tmp_path: Path) -> None:
+    """Of a label and a path of any length the page shows the ends, and more where one points; JSON has it whole."""
+    label, path = f"begins {'x' * 1_000_000} ends", str(tmp_path / ("/".join(["long" * 50] * 3) + "/<last>"))
+    with saferocks.open(path) as db, db.items(label=label):
+        page = wsgi(debug.app)[1]
+        found = json.loads(wsgi(debug.app, QUERY_STRING="format=json")[1])
+    (shown,) = re.findall(r">\[(begins [^<]*)\]<", page)
+    assert re.fullmatch(r"begins x+\.\.\.x+ ends", shown)
+    assert len(shown) <= 80
+    titles = re.findall(r'title="([^"]*)"', page)
+    assert [80 < len(title) <= 1000 for title in titles if title.startswith("begins ")] == [True]
+    assert html.unescape(titles[-1]) == path
+    assert page.count("/&lt;last&gt;</td>") == 3
+    assert len(page) < 50_000
+    assert label in [each for group in found["groups"] for each in group["labels"]]
+
+
 def test_neither_keys_nor_values(db: saferocks.Rdict) -> None:
     """What a database holds is shown nowhere, open batches and bounds of scans included."""
     db[b"secret-key"] = b"secret-value"
@@ -533,6 +553,37 @@ def test_a_port_in_use() -> None:
     assert threading.active_count() == threads
 
 
+def test_a_port_that_the_process_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that the system refuses, as a low one without a privilege, is a typed error that says what to do."""
+    sockets: list[socket.socket] = []
+
+    def refuse(server: _debug_server._Server) -> None:
+        sockets.append(server.socket)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(_debug_server._Server, "server_bind", refuse)
+    with pytest.raises(
+        saferocks.PortForbiddenError, match=r"port 80 of 127\.0\.0\.1 needs a privilege .*; give a higher"
+    ):
+        debug.serve(80)
+    assert [each.fileno() for each in sockets] == [-1]
+
+
+def test_a_server_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started the program is told so, and the port is free again."""
+    with listening() as listener:
+        port = listener.getsockname()[1]
+
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="can't start new thread"):
+        patched.setattr(threading.Thread, "start", fail)
+        debug.serve(port)
+    with debug.serve(port) as server:
+        assert ask(server.port).status == 200
+
+
 @pytest.mark.parametrize(
     ("port", "error"), [("80", TypeError), (True, TypeError), (-1, ValueError), (65536, ValueError)]
 )
@@ -562,6 +613,109 @@ def test_a_client_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with debug.serve() as server, socket.create_connection(("127.0.0.1", server.port), SECONDS) as silent:
         assert ask(server.port).status == 200
         assert silent.recv(1) == b""
+
+
+def test_a_client_that_says_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a byte now and then is dropped as soon as one that sends nothing."""
+    monkeypatch.setattr(_debug_server._Handler, "timeout", 0.5)
+    with debug.serve() as server, socket.create_connection(("127.0.0.1", server.port), 0.1) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        for _ in range(10 * SECONDS):
+            try:
+                slow.sendall(b"x")
+                assert slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:  # it was dropped before the last byte came
+                pass
+            break
+        else:
+            pytest.fail("it was not dropped")
+
+
+def test_a_client_that_takes_no_answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A client that does not take its answer is dropped after a while, without a word to the program."""
+    monkeypatch.setattr(_debug_server._Handler, "timeout", 0.2)
+    monkeypatch.setattr(_debug_server, "_MOST_AT_ONCE", 1)
+
+    def long(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x" * (50_000_000 if environ["PATH_INFO"] == "/long" else 1)]
+
+    with debug.serve(app=long) as server, socket.create_connection(("127.0.0.1", server.port), SECONDS) as full:
+        full.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert full.recv(1) == b"H"
+        assert ask(server.port, "/").text == "x"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_request_that_is_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that came in time is answered, also if the program was too busy to read it in time."""
+    times = iter([0.0])
+    monkeypatch.setattr(_debug_server, "monotonic", lambda: next(times, 1e9))
+    read = _debug_server._Incoming.readinto
+
+    def read_late(incoming: _debug_server._Incoming, buffer: Any) -> int:
+        select.select([incoming._connection], [], [], SECONDS)  # until it has come
+        return read(incoming, buffer)
+
+    monkeypatch.setattr(_debug_server._Incoming, "readinto", read_late)
+    with debug.serve() as server:
+        assert ask(server.port).status == 200
+
+
+def test_requests_beyond_those_at_once_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many requests are answered at once, each by a thread; the others wait, and are answered afterwards."""
+    monkeypatch.setattr(_debug_server, "_MOST_AT_ONCE", 2)
+    refused, over = threading.Event(), threading.Event()
+    accept, inside, seen = _debug_server._Server.get_request, threading.Semaphore(0), []
+
+    def get_request(server: _debug_server._Server) -> Any:
+        try:
+            return accept(server)
+        except BlockingIOError:
+            refused.set()
+            raise
+
+    def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        seen.append(environ["REMOTE_ADDR"])
+        inside.release()
+        over.wait(SECONDS)
+        answer: list[bytes] = debug.app(environ, start_response)
+        return answer
+
+    monkeypatch.setattr(_debug_server._Server, "get_request", get_request)
+    found: list[int] = []
+    with debug.serve(app=slow) as server:
+        clients = [threading.Thread(target=lambda: found.append(ask(server.port).status)) for _ in range(5)]
+        for client in clients:
+            client.start()
+        assert refused.wait(SECONDS)
+        assert inside.acquire(timeout=SECONDS)
+        assert inside.acquire(timeout=SECONDS)
+        assert len(seen) == 2
+        over.set()
+        for client in clients:
+            client.join(SECONDS)
+    assert found == [200] * 5
+
+
+def test_a_place_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of a request, the next one has its place."""
+    monkeypatch.setattr(_debug_server, "_MOST_AT_ONCE", 1)
+    with debug.serve() as server:
+        for sent in (b"", b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET /" + b"x" * 70_000):
+            with socket.create_connection(("127.0.0.1", server.port), SECONDS) as rude:
+                rude.sendall(sent)
+                rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            assert ask(server.port).status == 200
+        with monkeypatch.context() as patched:
+            failed = threading.Event()
+            patched.setattr(_debug_server._Server, "process_request", lambda *_: failed.set() or 1 / 0)
+            with socket.create_connection(("127.0.0.1", server.port), SECONDS) as dropped:
+                assert dropped.recv(1) == b""
+            assert failed.is_set()
+        assert ask(server.port).status == 200
 
 
 OUT_OF_DESCRIPTORS = """

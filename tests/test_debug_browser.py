@@ -273,6 +273,20 @@ def test_a_phone_scrolls_one_way_only(path: str, url: str, browser, javascript: 
     assert metrics["cssLayoutViewport"]["clientWidth"] == 390
 
 
+def test_long_labels_leave_room(db: saferocks.Rdict, url: str, browser) -> None:
+    """However long labels are, rows are lower than the window, and a wide one shows all columns without scrolling."""
+    driver = browser()
+    with ExitStack() as labelled:
+        for letters in ("x", "\N{FULL BLOCK}", "\u202e", "two words "):
+            labelled.enter_context(db.items(label=letters * 10_000))
+            labelled.enter_context(db.keys(label=letters * 10_000))
+        driver.get(url)
+        box = driver.find_element(By.CSS_SELECTOR, "#live .box")
+        assert driver.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", box) == 0
+        rows = driver.find_elements(By.CSS_SELECTOR, "#live tbody tr")
+        assert max(row.size["height"] for row in rows) < 800
+
+
 def test_light_and_dark(db: saferocks.Rdict, url: str, browser) -> None:
     """Light text on dark where the system asks for that, dark on light otherwise; curves have other colours too."""
     driver = browser()

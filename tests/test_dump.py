@@ -76,6 +76,14 @@ def test_a_dump_obeys_no_label(db: saferocks.Rdict) -> None:
     assert all(line.isprintable() for line in text.splitlines())
 
 
+def test_a_dump_shows_the_ends_of_a_long_label(db: saferocks.Rdict) -> None:
+    """A dump may come on a terminal: of a label of any length it has the two ends."""
+    with db.items(label=f"begins {'x' * 1_000_000} ends"):
+        (line,) = [line for line in saferocks.dump().splitlines() if line.startswith("1 iterator")]
+    assert re.match(r"1 iterator \[begins x+\.\.\.x+ ends\], oldest", line)
+    assert len(line) < 1000
+
+
 def test_a_dump_without_a_trace(path: str) -> None:
     """Where no lines are kept there is nothing to group by, and the dump says so."""
     with saferocks.open(path, trace="off") as db, db.items(), db.items():
@@ -329,7 +337,9 @@ def read():
     while data := os.read(reading, 1000):
         found.append(data)
 thread = threading.Thread(target=read)
-with saferocks.open("db") as db, db.items(label="x" * 300_000), saferocks.dump_on_signal(signal.SIGUSR1):
+long, names = "x" * 300_000, {}
+exec(f"def {long}(db): return db.items()", names)
+with saferocks.open("db") as db, names[long](db), saferocks.dump_on_signal(signal.SIGUSR1):
     thread.start()
     signal.raise_signal(signal.SIGUSR1)
     expected = saferocks.dump()
@@ -387,10 +397,12 @@ def test_a_named_pipe_is_refused(run_python: Run) -> None:
 def test_bad_arguments(told: Path) -> None:
     """What is no signal, a signal that cannot be handled, and a file that cannot be written are refused at the call."""
     for number, error in (("SIGUSR1", TypeError), (True, TypeError), (0, ValueError), (999, ValueError)):
-        with pytest.raises(error):
+        with pytest.raises(error, match=f"{number!r}.*give .*such as signal.SIGUSR1"):
             saferocks.dump_on_signal(number, told)
-    with pytest.raises(OSError, match="Invalid argument"):
-        saferocks.dump_on_signal(signal.SIGKILL, told)
+    for order in (signal.SIGKILL, signal.SIGSTOP):
+        with pytest.raises(ValueError, match=f"signal {order:d} cannot be handled by any process; give"):
+            saferocks.dump_on_signal(order, told)
+    assert not told.exists()
     with pytest.raises(FileNotFoundError):
         saferocks.dump_on_signal(signal.SIGUSR1, told.parent / "missing" / "file")
     with pytest.raises(ValueError, match="empty"):

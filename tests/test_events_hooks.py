@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 import uuid
+import warnings
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -245,6 +246,76 @@ def test_a_database_whose_close_fails_is_told_as_closed(
     named(heard, "database_closed")
 
 
+@pytest.mark.parametrize("policy", ["warn", "raise", "ignore"])
+def test_what_outlives_a_database_whose_close_fails_is_told(
+    path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch, policy: Any
+) -> None:
+    """A handle that has outlived a database is told of and noted beside the error with which RocksDB closed it."""
+    close_native = _engine.close_native
+
+    def fail(*arguments: Any) -> None:
+        close_native(*arguments)
+        raise saferocks.IOFailedError("IO error: as planned", code=5)
+
+    with warnings.catch_warnings(record=True) as warned, monkeypatch.context() as patched:
+        warnings.simplefilter("always")
+        with (
+            pytest.raises(saferocks.IOFailedError, match="as planned") as raised,
+            saferocks.open(path, policy=policy) as db,
+        ):
+            kept = db.snapshot(label="kept").__enter__()
+            patched.setattr(_engine, "close_native", fail)
+    assert [event.name for event in heard][2:] == ["saferocks.handle_outlived_database"] * (policy != "ignore")
+    assert len(warned) == (policy != "ignore")
+    if sys.version_info >= (3, 11):
+        assert [note for note in getattr(raised.value, "__notes__", ()) if "[kept]" in note] != [] or policy != "raise"
+    saferocks.check()
+    del kept
+
+
+def test_ctrl_c_while_an_opening_is_told(path: str) -> None:
+    """KeyboardInterrupt in a hook that is told of an opening leaves nothing open, also while its traceback is kept."""
+
+    def interrupted(event: Event) -> None:
+        if event.name == "saferocks.database_opened":
+            raise KeyboardInterrupt
+
+    events.set_hooks([interrupted])
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            saferocks.open(path)
+        assert saferocks.open_handles() == ()
+    finally:
+        events.set_hooks(None)
+    with saferocks.open(path):
+        pass
+    del raised
+
+
+def test_ctrl_c_while_a_closing_is_told(path: str) -> None:
+    """What has outlived a database is told though a hook that is told of the closing is interrupted."""
+    names: list[str] = []
+
+    def interrupted(event: Event) -> None:
+        names.append(event.name.removeprefix("saferocks."))
+        if names == ["database_opened", "database_closed"]:
+            raise KeyboardInterrupt
+
+    events.set_hooks([interrupted])
+    try:
+        with (
+            pytest.warns(saferocks.LeakedHandleWarning),
+            pytest.raises(KeyboardInterrupt),
+            saferocks.open(path) as db,
+        ):
+            kept = db.snapshot().__enter__()
+        saferocks.open_handles()
+    finally:
+        events.set_hooks(None)
+    assert names == ["database_opened", "database_closed", "handle_outlived_database"]
+    del kept
+
+
 def test_a_database_that_two_threads_close_is_told_as_closed_once(
     path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +438,40 @@ def test_structlog_is_given_what_was_bound(db: saferocks.Rdict, merges: bool) ->
     assert (entry["event"], entry["request_id"], entry["label"]) == ("saferocks.handle_leaked", "first", None)
     assert "other" not in entry
     assert structlog.contextvars.get_contextvars() == {"other": "second"}
+
+
+class Named:
+    """A logger that knows its names."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+FACTORIES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "a name": (lambda name: Named(name), ("saferocks",)),
+    "anything": (Named, ("saferocks",)),
+    "nothing": (lambda: Named(), ()),
+}
+
+
+@pytest.mark.usefixtures("_unbound", "restored")
+@pytest.mark.parametrize("takes", FACTORIES)
+def test_each_factory_of_structlog_is_used(db: saferocks.Rdict, takes: str) -> None:
+    """A factory of loggers is told the name `saferocks`, but if it takes none."""
+    factory, expected = FACTORIES[takes]
+    found: list[tuple[tuple[str, ...], str]] = []
+
+    def keep(logger: Named, _method: str, event: dict[str, Any]) -> str:
+        found.append((logger.names, event["event"]))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], logger_factory=factory)
+    try:
+        leak(db)
+        db.handles()
+    finally:
+        structlog.reset_defaults()
+    assert found == [(expected, "saferocks.handle_leaked")]
 
 
 WRAPPERS = {
