@@ -217,6 +217,11 @@ _RACE = """
             if thread.is_alive():
                 faulthandler.dump_traceback(all_threads=True)
                 fail("a thread hangs")
+
+    def timed(rounds):  # what hangs shows its stacks; how long all of them take depends on what else the machine does
+        for round in range(rounds):
+            faulthandler.dump_traceback_later(60, exit=True)
+            yield round
 """
 
 
@@ -224,8 +229,8 @@ _RACE = """
 def run_race(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
     """Run a program of threads that race, as `run_python` does, with a few things at hand.
 
-    They are the counter `out`, `fail(*what)`, which ends it at once, and `join(threads)`, which fails where
-    one hangs and shows the stacks of all.
+    They are the counter `out`, `fail(*what)`, which ends it at once, `join(threads)`, which fails where one
+    hangs and shows the stacks of all, and `timed(rounds)`, whose rounds have a limit of time each.
     """
 
     def run(program: str, *arguments: str, timeout: float = CHILD_SECONDS) -> subprocess.CompletedProcess[str]:

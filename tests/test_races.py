@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 EAGER, USUAL = "1e-6", "0.005"  # seconds after which the interpreter switches threads
 
+#: Seconds for a whole program; each round has a limit of its own.
+LIMIT = 1500.0
+
 CLOSE = """
     names, rounds, interval, style = sys.argv[1].split(","), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-    faulthandler.dump_traceback_later(60 + rounds, exit=True)
     sys.setswitchinterval(interval)
     unraised = []
     sys.unraisablehook = lambda unraisable: unraised.append(repr(unraisable.exc_value))
@@ -195,7 +197,7 @@ CLOSE = """
     attempted, acknowledged = collections.Counter(), collections.Counter()
     ready = threading.Semaphore(0)
     others = set(names) - {"close", "family_multi_get"}
-    for round in range(rounds):
+    for round in timed(rounds):
         db = open_database()
         turns = sum(out.values()) + random.randrange(12)
         threads = [threading.Thread(target=run, args=(db, number, action)) for number, action in enumerate(actions)]
@@ -272,13 +274,12 @@ def test_close_against_threads(run_race: Run, group: str, style: str) -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_close_against_threads_for_long(run_race: Run, group: str, style: str, interval: str) -> None:
     """A close in the midst of other threads' work is clean in each of hundreds of rounds."""
-    counts = outcome(run_race(CLOSE, GROUPS[group], "250", interval, style, timeout=400))
+    counts = outcome(run_race(CLOSE, GROUPS[group], "250", interval, style, timeout=LIMIT))
     assert set(GROUPS[group].split(",")) - {"family_multi_get"} <= set(counts)
 
 
 DROP = """
     rounds, interval = int(sys.argv[1]), float(sys.argv[2])
-    faulthandler.dump_traceback_later(60 + rounds * 2, exit=True)
     sys.setswitchinterval(interval)
 
     def point(db):
@@ -331,7 +332,7 @@ DROP = """
                 fail(action.__name__, "in round", round)
 
     actions = [point, fresh_point, unlocked, batch, default_batch, scan, snapshot, flush, memory]
-    for round in range(rounds):
+    for round in timed(rounds):
         with saferocks.open("db", close_timeout=20.0) as db:
             stop = threading.Event()
             threads = [threading.Thread(target=run, args=(db, action, stop)) for action in random.sample(actions, 4)]
@@ -371,14 +372,13 @@ DROP = """
 )
 def test_drop_against_threads(run_race: Run, rounds: int, interval: str) -> None:
     """A column family dropped under its users makes their calls fail, and no write of anybody else."""
-    counts = outcome(run_race(DROP, str(rounds), interval, timeout=30 + rounds * 2))
+    counts = outcome(run_race(DROP, str(rounds), interval, timeout=LIMIT))
     assert counts["drops"] == 4 * rounds
     assert counts["dropped"] > 0
 
 
 SHARED = """
     kind, rounds = sys.argv[1], int(sys.argv[2])
-    faulthandler.dump_traceback_later(60 + rounds, exit=True)
     sys.setswitchinterval(1e-6)
     keys = [b"%d" % number for number in range(10)]
 
@@ -427,7 +427,7 @@ SHARED = """
         for key in keys:
             db[key] = b"v"
         with db.snapshot() as snap:
-            for round in range(rounds):
+            for round in timed(rounds):
                 source = snap if kind.startswith("snapshot") else db
                 action = cursor if kind.endswith("cursor") else loops if kind.endswith("loops") else scan
                 bounds = {"lower_bound": b"0", "upper_bound": b":"} if round % 2 else {}
@@ -451,13 +451,12 @@ SHARED = """
 @pytest.mark.parametrize("kind", ["cursor", "scan", "iterator", "loops"])
 def test_one_iterator_shared_by_threads(run_race: Run, source: str, kind: str, rounds: int) -> None:
     """Threads that share one cursor or scan get each row once, or an error that says so, and never crash."""
-    counts = outcome(run_race(SHARED, f"{source}_{kind}", str(rounds), timeout=60 + rounds))
+    counts = outcome(run_race(SHARED, f"{source}_{kind}", str(rounds), timeout=LIMIT))
     assert counts["fine"] >= rounds
 
 
 VIEWS = """
     rounds = int(sys.argv[1])
-    faulthandler.dump_traceback_later(60 + rounds, exit=True)
     sys.setswitchinterval(1e-6)
 
     # Threads scan one snapshot of their own while another one releases it.
@@ -485,7 +484,7 @@ VIEWS = """
     with saferocks.open("db", statistics=True) as db:
         for number in range(50):
             db[b"%02d" % number] = b"v"
-        for round in range(rounds):
+        for round in timed(rounds):
             with db.snapshot() as snap:
                 threads = [threading.Thread(target=read, args=(snap,)) for _ in range(3)]
                 for thread in threads:
@@ -505,13 +504,12 @@ VIEWS = """
 @pytest.mark.parametrize("rounds", [20, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_a_snapshot_released_under_its_readers(run_race: Run, rounds: int) -> None:
     """Scans and cursors of a snapshot that another thread releases raise HandleClosedError, and nothing stays."""
-    counts = outcome(run_race(VIEWS, str(rounds), timeout=60 + rounds))
+    counts = outcome(run_race(VIEWS, str(rounds), timeout=LIMIT))
     assert counts["refused"] == 3 * rounds
 
 
 FALSE_LEAKS = """
     rounds = int(sys.argv[1])
-    faulthandler.dump_traceback_later(60 + rounds, exit=True)
     sys.setswitchinterval(1e-6)
 
     def run(db):
@@ -525,7 +523,7 @@ FALSE_LEAKS = """
             pass
 
     ready = threading.Semaphore(0)
-    for round in range(rounds):
+    for round in timed(rounds):
         db = saferocks.open("db", policy="raise").__enter__()
         threads = [threading.Thread(target=run, args=(db,)) for _ in range(2)]
         for thread in threads:
@@ -554,12 +552,11 @@ FALSE_LEAKS = """
 @pytest.mark.parametrize("rounds", [20, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_no_leak_is_invented(run_race: Run, rounds: int) -> None:
     """A close under the policy `raise` names no more handles than the other threads had open."""
-    assert outcome(run_race(FALSE_LEAKS, str(rounds), timeout=60 + rounds))["fine"] > 0
+    assert outcome(run_race(FALSE_LEAKS, str(rounds), timeout=LIMIT))["fine"] > 0
 
 
 COLLECTOR = """
     rounds = int(sys.argv[1])
-    faulthandler.dump_traceback_later(60 + rounds, exit=True)
     sys.unraisablehook = lambda unraisable: fail("unraisable", repr(unraisable.exc_value))
 
     class Node: pass
@@ -572,7 +569,7 @@ COLLECTOR = """
         node.batch = saferocks.WriteBatch(raw_mode=True)
 
     saferocks.configure(policy="ignore")
-    for round in range(rounds):
+    for round in timed(rounds):
         with saferocks.open("db", statistics=True) as db:
             if round == 0:
                 db.create_column_family("f")
@@ -606,7 +603,7 @@ COLLECTOR = """
 @pytest.mark.parametrize("rounds", [3, pytest.param(500, marks=pytest.mark.slow)], ids=["short", "long"])
 def test_finalizers_inside_every_call(run_race: Run, rounds: int) -> None:
     """With a collection at nearly every allocation, leaked handles are released inside other calls, unharmed."""
-    assert outcome(run_race(COLLECTOR, str(rounds), timeout=60 + rounds))["rounds"] == rounds
+    assert outcome(run_race(COLLECTOR, str(rounds), timeout=LIMIT))["rounds"] == rounds
 
 
 CLOSED_WHILE_EXECUTING = """
