@@ -105,6 +105,7 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
         if child is not record:
             _release_child(child, failures)
     record.owner.natives.clear()
+    record.owner.spares.clear()
     _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))

@@ -54,7 +54,7 @@ class FamilyMethods(FamilyAccess):
         self._check_family(name)  # before the lock, which a close holds
         with self._record.owner.lock:  # so that it is not dropped in between
             self._check_family(name)
-            return self._family(name, lambda main: main.get_column_family(name))
+            return self._family(name, lambda main: self._record.owner.spare(main, name))
 
     def get_column_family_handle(self, name: str) -> ColumnFamily:
         """Return a column family as write batches name it; it is closed with its database.
@@ -114,11 +114,16 @@ class FamilyMethods(FamilyAccess):
         with owner.lock:
             if check_name(name) not in owner.families:
                 raise self._not_found(f"Invalid column family: {name}", name)
-            self._release_family(name)
-            owner.natives.pop(name, None)
-            _engine.call(self._main._record.live.drop_column_family, name)
-            owner.families.discard(name)
-            owner.natives.pop(name, None)  # a signal handler may have asked in between
+            owner.dropping.add(name)
+            try:
+                owner.spares.pop(name, None)
+                self._release_family(name)
+                owner.natives.pop(name, None)
+                _engine.call(self._main._record.live.drop_column_family, name)
+                owner.families.discard(name)
+                owner.natives.pop(name, None)  # a signal handler may have asked in between
+            finally:
+                owner.dropping.discard(name)
 
     def _release_family(self, name: str) -> None:
         """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""

@@ -89,7 +89,7 @@ def _adopt() -> None:
 def _natives(record: Any) -> tuple[Any, ...]:
     """Return what must not be destroyed in a child: the native parts of a record, and what its owner has."""
     owner = record.owner
-    natives = list(getattr(owner, "natives", {}).values())
+    natives = [*getattr(owner, "natives", {}).values(), *getattr(owner, "spares", {}).values()]
     return record.native, record.keeper, getattr(owner, "options", None), *natives
 
 

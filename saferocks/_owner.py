@@ -32,8 +32,10 @@ class DatabaseOwner(Owner):
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
         natives: Native column families that no handle owns, by name, for snapshots and for asking RocksDB what they
-            hold; under `lock`. They are kept until the close: rocksdict flushes a column family whenever an object
-            of it is dropped.
+            hold; under `lock`. They are kept until the close (D25).
+        spares: Native column families that a handle has left, by name, for the next handle (D25).
+        dropping: The names of the column families that are being dropped, of which nothing is kept.
+        settings: Changes when the encoding or the options of the database do, which its column families begin with.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
         plain_tables: The column families of plain tables, whose scans cannot use total order.
         close_timeout: Seconds for which a close waits for calls in flight.
@@ -42,8 +44,8 @@ class DatabaseOwner(Owner):
     """
 
     __slots__ = (
-        "access", "close_timeout", "directory", "dumps", "families", "lock", "natives", "options", "plain_tables",
-        "raw",
+        "access", "close_timeout", "directory", "dropping", "dumps", "families", "lock", "natives", "options",
+        "plain_tables", "raw", "settings", "spares",
     )  # fmt: skip
 
     name: str
@@ -69,6 +71,9 @@ class DatabaseOwner(Owner):
         self.options: Any = None
         self.families: set[str] = set()
         self.natives: dict[str, Any] = {}
+        self.spares: dict[str, Any] = {}
+        self.dropping: set[str] = set()
+        self.settings = object()
         self.plain_tables: frozenset[str] = frozenset()
         self.dumps: Callable[[Any], bytes] | None = None
         self.lock = threading.RLock()
@@ -101,6 +106,21 @@ class DatabaseOwner(Owner):
         finally:
             self.lock.release()
 
+    def spare(self, main: Any, name: str) -> Any:
+        """Return a native column family for a handle to own: what another one has left, or a new one."""
+        found = self.spares.pop(name, None)
+        return main.get_column_family(name) if found is None else found
+
+    def keep(self, record: FamilyRecord, native: Any) -> None:
+        """Keep what a released handle leaves for the next one of its column family; safe in finalizers.
+
+        D25: rocksdict flushes a column family whenever an object of it is dropped, which makes an SST file.
+        """
+        self.spares.setdefault(record.family, native)
+        # Whoever closes, drops or changes says so first, and then takes what is kept; here it is the other way round.
+        if self.closing or record.family in self.dropping or record.settings is not self.settings:
+            self.spares.pop(record.family, None)
+
     def check_writable(self, what: str) -> None:
         """Refuse a write through a read-only or secondary handle, before RocksDB sees it (D8).
 
@@ -115,6 +135,10 @@ class DatabaseOwner(Owner):
             )
 
 
+#: Why a handle was released whose column family stays.
+_REUSABLE = (Reason.EXITED, Reason.CLOSED, Reason.COLLECTED)
+
+
 class FamilyRecord(HandleRecord):
     """The record of a column family or of a whole database.
 
@@ -123,9 +147,10 @@ class FamilyRecord(HandleRecord):
         is_table: Whether it is read and written through; a handle for write batches is not.
         dumps: What it encodes with what rocksdict does not store by itself.
         sink: What writes go through; unset, like `live`, while the handle may not be used.
+        settings: The owner's, with which its native object was made; None once it has its own.
     """
 
-    __slots__ = ("dumps", "family", "is_table", "sink")
+    __slots__ = ("dumps", "family", "is_table", "settings", "sink")
 
     kind = "column_family"
     guarded = False
@@ -136,6 +161,7 @@ class FamilyRecord(HandleRecord):
         self.family = family
         self.is_table = is_table
         self.dumps: Callable[[Any], bytes] = pickle.dumps
+        self.settings: object | None = owner.settings
         super().__init__(owner)
 
     def __getattr__(self, name: str) -> Any:
@@ -162,6 +188,11 @@ class FamilyRecord(HandleRecord):
         with suppress(AttributeError):  # never used, or another thread was faster
             del self.sink
         super().disable()
+
+    def dispose(self, native: Any) -> None:
+        """Keep the native column family for the next handle, if that would get one just like it."""
+        if self.is_table and self.kind == "column_family" and self.reason in _REUSABLE and native is not None:
+            self.owner.keep(self, native)
 
     def is_busy(self) -> bool:
         """Tell whether a call that let go of the interpreter lock is under way."""

@@ -1,4 +1,4 @@
-"""Defects of rocksdict with dropped column families (D19, D22): what saferocks does, and a canary for each."""
+"""Defects of rocksdict with column families (D19, D22, D25): what saferocks does, and a canary for each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 import rocksdict
 
 import saferocks
+from saferocks._handle import release
+from saferocks._registry import Reason
 
 if TYPE_CHECKING:
     import subprocess
@@ -240,3 +242,112 @@ def test_d22_canary_a_seek_in_a_dropped_family_crashes(
     assert (child.returncode, child.stdout) == (-11, ""), (
         "D22 is mended: saferocks' iterators need not keep their column family's handle"
     )
+
+
+# --------------------------------------------------------------------------- D25
+
+
+def collect(family: saferocks.Rdict) -> None:
+    """Let go of a handle."""
+
+
+def leave(family: saferocks.Rdict) -> None:
+    """Leave the `with` of a handle."""
+    with family:
+        pass
+
+
+def sst_files(db: saferocks.Rdict) -> int:
+    """Count the SST files of a database."""
+    return len(db.live_files())
+
+
+@pytest.mark.parametrize("release", [collect, leave, saferocks.Rdict.close])
+@pytest.mark.parametrize("name", ["users", "default"])
+def test_d25_handles_of_a_column_family_flush_nothing(
+    db: saferocks.Rdict, name: str, release: Callable[[saferocks.Rdict], None]
+) -> None:
+    """A handle for each request makes no SST file for each request, and reads what the others wrote."""
+    db.create_column_family("users")
+    for number in range(10):
+        family = db.get_column_family(name)
+        with family.keys() as keys:
+            assert len(list(keys)) == number
+        family[b"%d" % number] = b"v"
+        release(family)
+        del family
+    assert sst_files(db) == 0
+
+
+def test_d25_canary_each_object_that_is_dropped_flushes(path: str) -> None:
+    """In rocksdict, a column family is flushed whenever an object of it is dropped."""
+    bare = rocksdict.Rdict(path, RAW)
+    bare.create_column_family("users", RAW)
+    for number in range(10):
+        bare.get_column_family("users")[b"%d" % number] = b"v"
+    files = len(bare.live_files())
+    bare.close()
+    assert files == 10, "D25 is mended: saferocks need not keep the native objects of column families"
+
+
+def test_d25_a_handle_has_no_settings_of_the_last_one(typed_db: saferocks.Rdict) -> None:
+    """The encoding of one handle is not that of the next; that of the database is, as of the moment of the opening."""
+    typed_db.create_column_family("users")
+    typed_db.get_column_family("users")  # which leaves something to be used again
+    first = typed_db.get_column_family("users")
+    first.set_dumps(lambda value: b"first")
+    first["k"] = ["value"]
+    first.close()
+    typed_db.set_dumps(lambda value: b"main")
+    second = typed_db.get_column_family("users")
+    second["l"] = ["value"]
+    second.set_loads(bytes.decode)
+    assert [second["k"], second["l"]] == ["first", "main"]
+    second.close()
+    third = typed_db.get_column_family("users")
+    with pytest.raises(saferocks.NotSupportedError, match="allow_pickle"):
+        third["l"]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_d25_a_column_family_made_again_is_a_new_one(db: saferocks.Rdict, held: bool) -> None:
+    """Nothing that a handle has left reaches a column family that was dropped, or made again under its name."""
+    family = db.create_column_family("users")
+    family[b"k"] = b"v"
+    if not held:
+        del family
+    db.drop_column_family("users")
+    with pytest.raises(saferocks.ColumnFamilyNotFoundError):
+        db.get_column_family("users")
+    db.create_column_family("users")
+    again = db.get_column_family("users")
+    assert again.get(b"k") is None
+    again[b"l"] = b"v"
+    with again.keys() as keys:
+        assert list(keys) == [b"l"]
+
+
+def test_d25_a_handle_released_in_the_midst_of_something(db: saferocks.Rdict) -> None:
+    """What is released while its column family is dropped, its database closed or its settings changed is not kept."""
+    owner = db._record.owner
+    for begin, end in (
+        (lambda: owner.dropping.add("users"), lambda: owner.dropping.discard("users")),
+        (lambda: setattr(owner, "closing", True), lambda: setattr(owner, "closing", False)),
+        (lambda: setattr(owner, "settings", object()), lambda: None),
+    ):
+        family = db.create_column_family("users")
+        begin()
+        release(family._record, Reason.EXITED)
+        end()
+        assert owner.spares == {}
+        db.drop_column_family("users")
+
+
+def test_d25_the_path_reopens_at_once(db: saferocks.Rdict, path: str) -> None:
+    """What is kept holds the database no longer than to its close."""
+    db.create_column_family("users").close()
+    db.get_column_family("default").close()
+    assert sorted(db._record.owner.spares) == ["default", "users"]
+    db.close()
+    with saferocks.open(path) as again:
+        assert again.column_families == ("default", "users")
