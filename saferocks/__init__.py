@@ -129,6 +129,8 @@ def __getattr__(name: str) -> Any:
     for each in __all__:
         if each in public:
             globals().setdefault(each, public[each])  # a test may have put something in its place
+    if name not in globals():
+        raise AttributeError(f"saferocks.{name} is not there yet: saferocks is being loaded further up this stack")
     return globals()[name]
 
 

@@ -382,6 +382,28 @@ with saferocks.open("db"):
     assert lines_of(run_python, program) == ["used 0", "opened"]
 
 
+def test_a_use_in_the_midst_of_the_first(run_python: Run) -> None:
+    """What comes while the package is being loaded in the same thread, a signal handler say, is told so."""
+    program = """
+import sys
+import saferocks
+
+class Asks:
+    def find_spec(self, name, path, target=None):
+        if name == "saferocks._handle":
+            try:
+                saferocks.open
+            except AttributeError as error:
+                print(error)
+
+sys.meta_path.insert(0, Asks())
+with saferocks.open("db"):
+    print("opened")
+"""
+    text = "saferocks.open is not there yet: saferocks is being loaded further up this stack"
+    assert lines_of(run_python, program) == [text, "opened"]
+
+
 def test_in_use_here() -> None:
     """Once the package is in use, who begins to wait is called at once, and nobody is kept waiting."""
     called: list[str] = []
