@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from saferocks import _deadlines, _leases, _registry, _settings, _totals, _watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 saferocks.open  # the first use, with which strictness begins: before the first test, not in the midst of it
 
@@ -492,3 +495,56 @@ def overdue() -> Iterator[Callable[[], list[str]]]:
 
         yield take
         assert take() == []
+
+
+BROWSER_SECONDS = 30
+SWITCHES = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+
+
+def found(program: str) -> str:
+    """Return where a program is; on continuous integration it has to be somewhere."""
+    place = shutil.which(program)
+    if place is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {program} on PATH")
+    return place
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Callable[..., WebDriver]]:
+    """Start a browser with an empty profile, Chromium from the system; each ends with its test."""
+    from selenium import webdriver  # here: few tests need it, and not every environment has it
+    from selenium.webdriver.chrome.service import Service
+
+    begun: list[WebDriver] = []
+    programs = found("chromium"), found("chromedriver")
+
+    def start(*, javascript: bool = True) -> WebDriver:
+        options = webdriver.ChromeOptions()
+        options.binary_location = programs[0]
+        for switch in (*SWITCHES, f"--user-data-dir={tmp_path / f'profile-{len(begun)}'}", "--window-size=1400,1000"):
+            options.add_argument(switch)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        if not javascript:
+            blocked = {"profile.managed_default_content_settings.javascript": 2}
+            options.add_experimental_option("prefs", blocked)
+        driver = webdriver.Chrome(options=options, service=Service(programs[1]))
+        begun.append(driver)
+        driver.command_executor.client_config.timeout = BROWSER_SECONDS
+        driver.set_page_load_timeout(BROWSER_SECONDS)
+        driver.set_script_timeout(BROWSER_SECONDS)
+        return driver
+
+    yield start
+    for driver in begun:
+        driver.quit()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """A directory for what a program has to put somewhere; it must be empty at the end."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder

@@ -35,14 +35,6 @@ READING = ("inspect", "scan", "doctor", "verify")
 
 
 @pytest.fixture
-def temporary(tmp_path: Path) -> Path:
-    """A directory for what the command has to put somewhere; it must be empty at the end."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def environment(temporary: Path) -> dict[str, str]:
     """The environment of the command, without what the outer run may have set."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SAFEROCKS_", "PYTEST_"))}

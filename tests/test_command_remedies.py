@@ -29,14 +29,6 @@ RESTORE = "restore a backup"
 
 
 @pytest.fixture
-def temporary(tmp_path: Path) -> Path:
-    """A directory for what the command has to put somewhere; it must be empty at the end."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def command(temporary: Path) -> Command:
     """Run the command as a module, and see that nothing temporary stays behind."""
 

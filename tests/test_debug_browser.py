@@ -6,8 +6,6 @@ The browser is Chromium with its driver, from the system; nothing is installed h
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -31,45 +27,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 30
-SWITCHES = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-)
-
-
-def found(program: str) -> str:
-    """Return where a program is; on continuous integration it has to be somewhere."""
-    place = shutil.which(program)
-    if place is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {program} on PATH")
-    return place
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Callable[..., WebDriver]]:
-    """Start a browser with an empty profile; each ends with its test."""
-    begun: list[WebDriver] = []
-    programs = found("chromium"), found("chromedriver")
-
-    def start(*, javascript: bool = True) -> WebDriver:
-        options = webdriver.ChromeOptions()
-        options.binary_location = programs[0]
-        for switch in (*SWITCHES, f"--user-data-dir={tmp_path / f'profile-{len(begun)}'}", "--window-size=1300,1000"):
-            options.add_argument(switch)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        if not javascript:
-            blocked = {"profile.managed_default_content_settings.javascript": 2}
-            options.add_experimental_option("prefs", blocked)
-        driver = webdriver.Chrome(options=options, service=Service(programs[1]))
-        begun.append(driver)
-        driver.command_executor.client_config.timeout = SECONDS
-        driver.set_page_load_timeout(SECONDS)
-        driver.set_script_timeout(SECONDS)
-        return driver
-
-    yield start
-    for driver in begun:
-        driver.quit()
 
 
 @pytest.fixture

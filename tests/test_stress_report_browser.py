@@ -6,16 +6,12 @@ The browser is Chromium with its driver, from the system; nothing is installed h
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
@@ -26,24 +22,10 @@ from stress.runner import carry_out, prepare
 from stress.scenario import LEGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from selenium.webdriver.chrome.webdriver import WebDriver
 
 SECONDS = 30
 SCENARIOS = ("iterator-leak", "snapshot-age")
-SWITCHES = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-)
-
-
-def found(program: str) -> str:
-    """Return where a program is; on continuous integration it has to be somewhere."""
-    place = shutil.which(program)
-    if place is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {program} on PATH")
-    return place
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +36,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     with ThreadPoolExecutor(2) as executor:
         carry_out(run, executor=executor)
     return Path(write_report(run.file)).as_uri()
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Callable[..., WebDriver]]:
-    """Start a browser with an empty profile; each ends with its test."""
-    begun: list[WebDriver] = []
-    programs = found("chromium"), found("chromedriver")
-
-    def start(*, javascript: bool = True) -> WebDriver:
-        options = webdriver.ChromeOptions()
-        options.binary_location = programs[0]
-        for switch in (*SWITCHES, f"--user-data-dir={tmp_path / f'profile-{len(begun)}'}", "--window-size=1400,1000"):
-            options.add_argument(switch)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        if not javascript:
-            blocked = 2
-            content = {"profile.managed_default_content_settings.javascript": blocked}
-            options.add_experimental_option("prefs", content)
-        driver = webdriver.Chrome(options=options, service=Service(programs[1]))
-        begun.append(driver)
-        driver.command_executor.client_config.timeout = SECONDS
-        driver.set_page_load_timeout(SECONDS)
-        driver.set_script_timeout(SECONDS)
-        return driver
-
-    yield start
-    for driver in begun:
-        driver.quit()
 
 
 def view(driver: WebDriver, width: int, height: int = 1000) -> None:
