@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from saferocks import _directory, _manifest
 from saferocks._lock_holder import lock_holder
 from saferocks._options_file import read_options_file
-from saferocks._shadow import FILES_ELSEWHERE
+from saferocks._shadow_files import FILES_ELSEWHERE
 from saferocks._text import printable
 from saferocks.errors import EngineError
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from saferocks import _checkup, _terminal
 from saferocks._remedies import DAMAGE, LOSS, remedy_of
-from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
+from saferocks._shadow import lacks_descriptors, open_unchanged
+from saferocks._shadow_files import Manner
 from saferocks._temporary import NoRoomError
 from saferocks._text import printable
 from saferocks.errors import BusyError, EngineError, NotSupportedError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _terminal
 from saferocks._options_file import read_options_file
-from saferocks._shadow import Manner, Pickled, open_unchanged
+from saferocks._shadow import Pickled, open_unchanged
+from saferocks._shadow_files import Manner
 from saferocks._text import parse, parse_bytes, printable, printable_bytes
 from saferocks.errors import ColumnFamilyNotFoundError, CorruptionError, InvalidArgumentError, IOFailedError
 

@@ -10,7 +10,8 @@ from saferocks._checkup import wrong_files
 from saferocks._engine import DEFAULT_FAMILY
 from saferocks._options import ReadOptions
 from saferocks._remedies import DAMAGE, LOSS, remedy_of
-from saferocks._shadow import Manner, lacks_descriptors, open_unchanged
+from saferocks._shadow import lacks_descriptors, open_unchanged
+from saferocks._shadow_files import Manner
 from saferocks._text import printable
 from saferocks.errors import BusyError, EngineError, NotSupportedError
 

@@ -23,7 +23,7 @@ import pyte
 import pytest
 
 import saferocks
-from saferocks import _checkup, _directory, _lock_holder, _log_files, _manifest, _shadow
+from saferocks import _checkup, _directory, _lock_holder, _log_files, _manifest, _shadow, _shadow_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,7 +231,8 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
     if elsewhere:
         options.set_wal_dir(str(tmp_path / "wal"))
     logs = tmp_path / "wal" if elsewhere else Path(path)
-    go_on, calls = getattr(_shadow, step), []
+    module = _shadow if step == "_open" else _shadow_files
+    go_on, calls = getattr(module, step), []
     with saferocks.open(path, options=options) as db:
         for _ in range(5):
             db[b"flushed"] = b"1"
@@ -249,7 +250,7 @@ def test_a_log_that_is_recycled_meanwhile(tmp_path: Path, path: str, monkeypatch
             calls.append(arguments)
             return go_on(*arguments)
 
-        monkeypatch.setattr(_shadow, step, go_on_late)
+        monkeypatch.setattr(module, step, go_on_late)
         with _shadow.open_unchanged(path) as reading, reading.families["default"].keys() as keys:
             found = list(keys)
     if step == "_open":

@@ -71,6 +71,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_database", "_reckoning", "_dump"),
     ("_api",),
     ("__init__",),
+    ("_shadow_files",),
     ("_shadow", "_checkup"),
     ("_command_inspect", "_command_scan", "_command_doctor", "_command_verify"),
     ("_command",),
