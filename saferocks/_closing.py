@@ -112,7 +112,8 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
     record.owner.options = None  # half a megabyte with statistics, which every handle that is still held would keep
     if failures:
-        _engine.throw(failures[:1])
+        del failures[1:]  # and not a copy, whose errors this frame would keep, and they it
+        _engine.throw(failures)
 
 
 def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseException]) -> None:

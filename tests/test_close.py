@@ -331,6 +331,31 @@ def test_close_waits_for_a_column_family_that_is_just_kept(
     assert reopen(path) == []
 
 
+def test_the_error_of_a_close_holds_nothing_once_it_is_dealt_with(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close from a signal handler in the midst of a release fails, and the path reopens without the collector."""
+    monkeypatch.setattr(_closing, "_LAST_CALLS_SECONDS", 0.05)
+    db = saferocks.Rdict(path)
+    family = db.create_column_family("f")
+    told: list[str] = []
+
+    def handle(frame: FrameType, event: str, function: object) -> None:
+        if (event, frame.f_code.co_name) == ("call", "keep"):
+            sys.setprofile(None)
+            with pytest.raises(saferocks.BusyError, match="the release of a column_family does not end"):
+                db.close()
+            told.append("refused")
+
+    gc.disable()
+    try:
+        sys.setprofile(handle)
+        family.close()
+        assert told == ["refused"]
+        assert reopen(path) == []
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+
+
 def test_close_waits_for_a_release_in_progress(
     db: saferocks.Rdict, path: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
