@@ -69,6 +69,7 @@ def _drain(owner: DatabaseOwner, deadline: float) -> None:
     _wait_for_openings(owner, deadline)
     for child in children:
         _wait_while_busy(child, deadline)
+    owner.wait_for_spares(deadline)
 
 
 def _wait_while_busy(record: HandleRecord, deadline: float) -> None:
@@ -101,17 +102,18 @@ def _is_being_opened(child: HandleRecord) -> bool:
 def _release_all(record: FamilyRecord, deadline: float) -> None:
     failures: list[BaseException] = []
     bound = record.bound
+    record.owner.spares.clear()  # first: a child may be about to end its release, having left its native object
     for child in reversed(_children(record.owner)):
         if child is not record:
             _release_child(child, failures)
     record.owner.natives.clear()
-    record.owner.spares.clear()
     _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
     record.owner.options = None  # half a megabyte with statistics, which every handle that is still held would keep
     if failures:
-        _engine.throw(failures[:1])
+        del failures[1:]  # and not a copy, whose errors this frame would keep, and they it
+        _engine.throw(failures)
 
 
 def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseException]) -> None:

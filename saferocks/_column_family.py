@@ -299,32 +299,33 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
         """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
-        native = self._record.live
+        self._record.live
         self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_engine.is_busy`
-        self._change(native.set_dumps, dumps)
+        self._change("set_dumps", dumps)
         if self._record.kind == "database":
             self._record.owner.dumps = dumps
 
     def set_loads(self, loads: Callable[[bytes], Any]) -> None:
         """Decode with `loads` what `dumps` has encoded (instead of unpickling)."""
-        self._change(self._record.live.set_loads, _engine.check_callable("loads", loads))
+        self._change("set_loads", _engine.check_callable("loads", loads))
 
     def set_read_options(self, read_opt: ReadOptions) -> None:
         """Use these options for point reads from now on; their bounds do not apply."""
-        self._change(self._record.live.set_read_options, check_read_options(read_opt).native())
+        self._change("set_read_options", check_read_options(read_opt).native())
 
     def set_write_options(self, write_opt: WriteOptions) -> None:
         """Use these options for writes from now on."""
-        self._change(self._record.live.set_write_options, write_opt)
+        self._change("set_write_options", write_opt)
 
-    def _change(self, change: Callable[[Any], None], value: Any) -> None:
+    def _change(self, method: str, value: Any) -> None:
         """Change a setting of the native object, which no other handle is to get then (D25)."""
-        record = self._record
-        record.settings = None
-        _engine.call(change, value)
-        if record.kind == "database":  # from which column families take theirs
-            record.owner.settings = object()
-            record.owner.spares.clear()
+        record, settings = self._record, object()
+        record.settings = None  # before `live` is read: a release first unsets that, and then looks at these
+        try:
+            _engine.call(getattr(record.live, method), value)
+        finally:  # an interrupt may come once it is changed
+            if record.kind == "database":  # from which column families take theirs
+                record.owner.settings = settings
 
     def set_options(self, options: dict[str, str]) -> None:
         """Change options of the column family while it is open (`SetOptions`).

@@ -114,10 +114,12 @@ class FamilyMethods(FamilyAccess):
         with owner.lock:
             if check_name(name) not in owner.families:
                 raise self._not_found(f"Invalid column family: {name}", name)
-            owner.dropping.add(name)
             try:
+                owner.dropping.add(name)
+                deadline = time.monotonic() + _DROP_SECONDS
+                owner.wait_for_spares(deadline, name)
                 owner.spares.pop(name, None)
-                self._release_family(name)
+                self._release_family(name, deadline)
                 owner.natives.pop(name, None)
                 _engine.call(self._main._record.live.drop_column_family, name)
                 owner.families.discard(name)
@@ -125,9 +127,8 @@ class FamilyMethods(FamilyAccess):
             finally:
                 owner.dropping.discard(name)
 
-    def _release_family(self, name: str) -> None:
+    def _release_family(self, name: str, deadline: float) -> None:
         """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
-        deadline = time.monotonic() + _DROP_SECONDS
         for record in reversed(_registry.in_order(self._record.owner.children)):
             if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
                 natives = _engine.natives_in(record.native)

@@ -89,8 +89,9 @@ def _adopt() -> None:
 def _natives(record: Any) -> tuple[Any, ...]:
     """Return what must not be destroyed in a child: the native parts of a record, and what its owner has."""
     owner = record.owner
-    natives = [*getattr(owner, "natives", {}).values(), *getattr(owner, "spares", {}).values()]
-    return record.native, record.keeper, getattr(owner, "options", None), *natives
+    spares = (kept for left in getattr(owner, "spares", {}).values() for kept in left.values())
+    natives = getattr(owner, "natives", {}).values()
+    return record.native, record.keeper, getattr(owner, "options", None), *natives, *spares
 
 
 def _keep_for_good(objects: Iterable[Any]) -> None:

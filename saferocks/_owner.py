@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _registry
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
     from saferocks._options import AccessType
     from saferocks._settings import Duration, Policy, Trace
 
+#: Seconds between looks at calls in flight.
+_PAUSE = 0.0005
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """A native column family that no handle owns.
+
+    Attributes:
+        native: It.
+        settings: The owner's, with which it was made; None if it has its own, so that no other handle is to get it.
+    """
+
+    native: Any
+    settings: object | None
+
 
 class DatabaseOwner(Owner):
     """One open database.
@@ -31,9 +49,10 @@ class DatabaseOwner(Owner):
         access: How it was opened.
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
-        natives: Native column families that no handle owns, by name, for snapshots and for asking RocksDB what they
-            hold; under `lock`. They are kept until the close (D25).
-        spares: Native column families that a handle has left, by name, for the next handle (D25).
+        natives: Native column families by name, for snapshots and for asking RocksDB what they hold; under `lock`.
+            They are kept until the close (D25).
+        spares: Native column families that handles have left, by name and the number of the handle, for the next
+            handles (D25): as many as were open at once. Calls may be under way in them.
         dropping: The names of the column families that are being dropped, of which nothing is kept.
         settings: Changes when the encoding or the options of the database do, which its column families begin with.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
@@ -70,8 +89,8 @@ class DatabaseOwner(Owner):
         self.raw = True
         self.options: Any = None
         self.families: set[str] = set()
-        self.natives: dict[str, Any] = {}
-        self.spares: dict[str, Any] = {}
+        self.natives: dict[str, Kept] = {}
+        self.spares: dict[str, dict[int, Kept]] = {}
         self.dropping: set[str] = set()
         self.settings = object()
         self.plain_tables: frozenset[str] = frozenset()
@@ -88,11 +107,12 @@ class DatabaseOwner(Owner):
         if name == _engine.DEFAULT_FAMILY:
             return main
         found = self.natives.get(name)
-        if found is None:
-            found = self.natives[name] = main.get_column_family(name)
+        settings = self.settings  # first: those that it is made with may be newer, but not older
+        if found is None or found.settings is not settings:
+            found = self.natives[name] = Kept(main.get_column_family(name), settings)
             if self.closing:  # a finalizer in this thread has closed it in the midst
                 self.natives.clear()
-        return found
+        return found.native
 
     def native_families(self, main: Any, names: Sequence[str]) -> tuple[Any, ...]:
         """Return native column families: those that are kept, or new ones while another thread has the lock.
@@ -107,19 +127,45 @@ class DatabaseOwner(Owner):
             self.lock.release()
 
     def spare(self, main: Any, name: str) -> Any:
-        """Return a native column family for a handle to own: what another one has left, or a new one."""
-        found = self.spares.pop(name, None)
-        return main.get_column_family(name) if found is None else found
+        """Return a native column family for a handle to own: what another one has left, or a new one; under `lock`."""
+        left = self.spares.get(name, {})
+        for number in list(left):  # a finalizer may add one at any moment, and a signal handler take one
+            kept = left.get(number)
+            if kept is None or not _engine.is_unused_slot(kept) or left.pop(number, None) is None:
+                continue
+            if kept.settings is self.settings:
+                return kept.native
+        return main.get_column_family(name)
 
     def keep(self, record: FamilyRecord, native: Any) -> None:
         """Keep what a released handle leaves for the next one of its column family; safe in finalizers.
 
         D25: rocksdict flushes a column family whenever an object of it is dropped, which makes an SST file.
         """
-        self.spares.setdefault(record.family, native)
-        # Whoever closes, drops or changes says so first, and then takes what is kept; here it is the other way round.
-        if self.closing or record.family in self.dropping or record.settings is not self.settings:
-            self.spares.pop(record.family, None)
+        left = self.spares.setdefault(record.family, {})
+        left[record.id] = Kept(native, record.settings)  # once, though an interrupt may have it done again
+        # Whoever closes or drops says so first, and then takes what is kept; here it is the other way round.
+        if self.closing or record.family in self.dropping:
+            left.pop(record.id, None)
+
+    def wait_for_spares(self, deadline: float, name: str | None = None) -> None:
+        """Wait until no call is under way in what handles have left, those of a column family or all.
+
+        Raises:
+            BusyError: If there is one at the deadline, of `time.monotonic`.
+        """
+        while any(self._is_spare_used(found, number) for found in self._left(name) for number in list(found)):
+            if time.monotonic() >= deadline:
+                raise _engine.still_running()
+            time.sleep(_PAUSE)  # calls inside RocksDB hold no lock of Python's
+
+    def _left(self, name: str | None) -> list[dict[int, Kept]]:
+        return list(self.spares.values()) if name is None else [self.spares.get(name, {})]
+
+    def _is_spare_used(self, left: dict[int, Kept], number: int) -> bool:
+        kept = left.get(number)
+        # A handle that is just leaving it has it too, and is waited for by itself.
+        return kept is not None and number not in self.children and not _engine.is_unused_slot(kept)
 
     def check_writable(self, what: str) -> None:
         """Refuse a write through a read-only or secondary handle, before RocksDB sees it (D8).

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _engine
+from saferocks import _closing, _engine
 from saferocks._batch import BatchRecord
 
 if TYPE_CHECKING:
@@ -245,6 +245,115 @@ def test_a_column_family_in_use_holds_the_close_up(path: str, held: Held, start:
         assert call.result(SECONDS) == "held"
         closing.result(SECONDS)
         assert reopen(path) == []
+
+
+@pytest.fixture
+def left(path: str, held: Held, start: Start) -> Iterator[tuple[saferocks.Rdict, Future[Any]]]:
+    """A database, and a call in flight on a column family whose handle is released already."""
+    with saferocks.Rdict(path, close_timeout=0.05) as db:
+        db.create_column_family("f")["held"] = ["needs the decoder"]
+        db.set_loads(held)
+        family = db.get_column_family("f")
+        call = start(family.get, "held")
+        assert held.inside.wait(SECONDS)
+        family.close()
+        yield db, call
+        held.go.set()
+
+
+def test_a_call_on_a_released_column_family_holds_the_close_up(
+    left: tuple[saferocks.Rdict, Future[Any]], held: Held, path: str
+) -> None:
+    """A database that a call still uses stays open, though the call's handle is released; then it closes."""
+    db, call = left
+    with pytest.raises(saferocks.BusyError, match="still running"):
+        db.close()
+    db["usable"] = True
+    held.go.set()
+    assert call.result(SECONDS) == "held"
+    db.close()
+    assert reopen(path) == ["usable"]
+
+
+def test_a_call_on_a_released_column_family_holds_its_drop_up(
+    left: tuple[saferocks.Rdict, Future[Any]], held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column family that a call still uses is not dropped: a write would make all others fail (D19)."""
+    db, call = left
+    with monkeypatch.context() as patched:
+        patched.setattr("saferocks._family_methods._DROP_SECONDS", 0.05)
+        with pytest.raises(saferocks.BusyError, match="still running"):
+            db.drop_column_family("f")
+    assert "held" in db.get_column_family("f")
+    held.go.set()
+    assert call.result(SECONDS) == "held"
+    db.drop_column_family("f")
+    assert db.column_families == ("default",)
+
+
+def test_the_next_handle_of_a_column_family_shares_nothing_with_a_call_in_flight(
+    left: tuple[saferocks.Rdict, Future[Any]], held: Held
+) -> None:
+    """A handle can be given an encoding at once, though a call on the one before it is under way."""
+    db, call = left
+    family = db.get_column_family("f")
+    family.set_loads(lambda data: "decoded")
+    assert family["held"] == "decoded"
+    held.go.set()
+    assert call.result(SECONDS) == "held"
+
+
+def test_close_waits_for_a_column_family_that_is_just_kept(
+    db: saferocks.Rdict, path: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close in the midst of a release, which has left its native object, does not wait for what nobody drops."""
+    kept, go = threading.Event(), threading.Event()
+    family = db.create_column_family("f")
+    kind = type(family._record)
+    real_dispose, real_wait = kind.dispose, _closing._wait_until_gone
+
+    def slow(record: Any, native: Any) -> None:
+        real_dispose(record, native)
+        del native
+        kept.set()
+        assert go.wait(SECONDS)
+
+    def let_go(record: Any, deadline: float) -> None:
+        go.set()
+        real_wait(record, deadline)
+
+    monkeypatch.setattr(kind, "dispose", slow)
+    monkeypatch.setattr(_closing, "_wait_until_gone", let_go)
+    release = start(family.close)
+    assert kept.wait(SECONDS)
+    db.close()
+    assert release.result(SECONDS) is None
+    assert reopen(path) == []
+
+
+def test_the_error_of_a_close_holds_nothing_once_it_is_dealt_with(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close from a signal handler in the midst of a release fails, and the path reopens without the collector."""
+    monkeypatch.setattr(_closing, "_LAST_CALLS_SECONDS", 0.05)
+    db = saferocks.Rdict(path)
+    family = db.create_column_family("f")
+    told: list[str] = []
+
+    def handle(frame: FrameType, event: str, function: object) -> None:
+        if (event, frame.f_code.co_name) == ("call", "keep"):
+            sys.setprofile(None)
+            with pytest.raises(saferocks.BusyError, match="the release of a column_family does not end"):
+                db.close()
+            told.append("refused")
+
+    gc.disable()
+    try:
+        sys.setprofile(handle)
+        family.close()
+        assert told == ["refused"]
+        assert reopen(path) == []
+    finally:
+        sys.setprofile(None)
+        gc.enable()
 
 
 def test_close_waits_for_a_release_in_progress(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,8 @@ from saferocks._registry import Reason
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 
 RAW = rocksdict.Options(raw_mode=True)
@@ -279,6 +281,26 @@ def test_d25_handles_of_a_column_family_flush_nothing(
     assert sst_files(db) == 0
 
 
+def test_d25_handles_that_are_open_at_once_flush_nothing(db: saferocks.Rdict) -> None:
+    """Two handles at once for each of many requests make no SST files either, nor is more kept than were open."""
+    db.create_column_family("users").close()
+    for number in range(10):
+        with db.get_column_family("users") as one, db.get_column_family("users") as other:
+            assert one._record.native is not other._record.native
+            one[b"%d" % number] = other[b"and %d" % number] = b"v"
+    assert sst_files(db) == 0
+    assert len(db._record.owner.spares["users"]) == 2
+
+
+def test_d25_handles_with_settings_of_their_own_do_not_pile_up(db: saferocks.Rdict) -> None:
+    """What a handle leaves that no other is to get is let go of when the next one is opened."""
+    db.create_column_family("users").close()
+    for _ in range(10):
+        with db.get_column_family("users") as family:
+            family.set_read_options(saferocks.ReadOptions())
+    assert len(db._record.owner.spares["users"]) == 1
+
+
 def test_d25_canary_each_object_that_is_dropped_flushes(path: str) -> None:
     """In rocksdict, a column family is flushed whenever an object of it is dropped."""
     bare = rocksdict.Rdict(path, RAW)
@@ -316,6 +338,84 @@ def test_d25_a_handle_has_the_settings_of_the_database(typed_db: saferocks.Rdict
     assert family["k"] == "encoded"
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_d25_a_snapshot_has_the_settings_of_the_database(typed_db: saferocks.Rdict, asked: bool) -> None:
+    """A snapshot decodes the rows of further column families as the database does, whatever was asked before."""
+    typed_db.set_dumps(lambda value: b"encoded")
+    typed_db.create_column_family("users")["k"] = ["value"]
+    if asked:
+        typed_db.memory()
+    typed_db.set_loads(bytes.decode)
+    with typed_db.snapshot(column_families=["users"]) as snap:
+        users = snap.get_column_family("users")
+        with users.values() as values:
+            assert (users["k"], list(values)) == ("encoded", ["encoded"])
+
+
+@contextmanager
+def calling_once(event: str, name: str, function: Callable[[], None]) -> Iterator[None]:
+    """Call a function when Python tells a profiler of an event in a function, or in one of C, of this name."""
+
+    def profile(frame: FrameType, what: str, called: object) -> None:
+        found = getattr(called, "__name__", "") if event.startswith("c_") else frame.f_code.co_name
+        if (what, found) == (event, name):
+            sys.setprofile(None)
+            function()
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def interrupt() -> None:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_d25_a_handle_that_is_released_while_it_is_changed(typed_db: saferocks.Rdict) -> None:
+    """A release that comes as a setting is about to be changed leaves nothing with that setting to the next handle."""
+    family = typed_db.create_column_family("users")
+    with pytest.raises(saferocks.HandleClosedError), calling_once("call", "_change", family.close):
+        family.set_dumps(lambda value: b"encoded")
+    with pytest.raises(TypeError, match="allow_pickle"):
+        typed_db.get_column_family("users")["k"] = ["value"]
+
+
+def test_d25_an_interrupt_as_a_setting_of_the_database_changes(typed_db: saferocks.Rdict) -> None:
+    """A Ctrl-C that comes once the encoding is changed leaves no handle with the last one."""
+    typed_db.set_loads(bytes.decode)
+    typed_db.create_column_family("users").close()
+    with pytest.raises(KeyboardInterrupt), calling_once("c_return", "set_dumps", interrupt):
+        typed_db.set_dumps(lambda value: b"encoded")
+    for db in typed_db, typed_db.get_column_family("users"):
+        db["k"] = ["value"]
+        assert db["k"] == "encoded"
+
+
+def test_d25_an_interrupted_drop_of_a_column_family(db: saferocks.Rdict) -> None:
+    """A Ctrl-C before anything is dropped leaves a column family whose handles flush nothing."""
+    db.create_column_family("users").close()
+    with pytest.raises(KeyboardInterrupt), calling_once("c_return", "add", interrupt):
+        db.drop_column_family("users")
+    for number in range(10):
+        db.get_column_family("users")[b"%d" % number] = b"v"
+    assert sst_files(db) == 0
+
+
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_d25_an_interrupted_release_leaves_one_object(db: saferocks.Rdict, event: str) -> None:
+    """A release that a Ctrl-C has done again leaves its native object once, and one handle gets it."""
+    family = db.create_column_family("users")
+    native = id(family._record.native)
+    with pytest.raises(KeyboardInterrupt), calling_once(event, "keep", interrupt):
+        family.close()
+    one, other = db.get_column_family("users"), db.get_column_family("users")
+    assert id(one._record.native) == native != id(other._record.native)
+    assert db._record.owner.spares == {"users": {}}
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_d25_a_column_family_made_again_is_a_new_one(db: saferocks.Rdict, held: bool) -> None:
     """Nothing that a handle has left reaches a column family that was dropped, or made again under its name."""
@@ -335,18 +435,17 @@ def test_d25_a_column_family_made_again_is_a_new_one(db: saferocks.Rdict, held: 
 
 
 def test_d25_a_handle_released_in_the_midst_of_something(db: saferocks.Rdict) -> None:
-    """What is released while its column family is dropped, its database closed or its settings changed is not kept."""
+    """What is released while its column family is dropped or its database closed is not kept."""
     owner = db._record.owner
     for begin, end in (
         (lambda: owner.dropping.add("users"), lambda: owner.dropping.discard("users")),
         (lambda: setattr(owner, "closing", True), lambda: setattr(owner, "closing", False)),
-        (lambda: setattr(owner, "settings", object()), lambda: None),
     ):
         family = db.create_column_family("users")
         begin()
         release(family._record, Reason.EXITED)
         end()
-        assert owner.spares == {}
+        assert owner.spares == {"users": {}}
         db.drop_column_family("users")
 
 
