@@ -8,11 +8,13 @@ there, the database's own directory stays as it is. This also works where that m
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from saferocks._engine import Options
     from saferocks._handle import Scope
 
-#: How often to begin anew because a writer made or deleted files meanwhile.
-_ATTEMPTS = 1000
+#: Seconds for which to begin anew when a writer made or deleted files meanwhile.
+_PATIENCE = 20.0
 #: Bytes of files that are open at a time, where there are more.
 _OPEN_BYTES = 16 << 30
 
@@ -105,7 +107,8 @@ def _family(db: Rdict, name: str) -> Rdict:
 
 def _newest(place: Place, room: str, pinned: ExitStack) -> Rdict:
     """Open what is there, as soon as it can be fixed."""
-    for attempt in range(_ATTEMPTS):
+    deadline = time.monotonic() + _PATIENCE
+    for attempt in itertools.count():
         shadow = os.path.join(room, str(attempt))
         os.mkdir(shadow)
         try:
@@ -113,6 +116,8 @@ def _newest(place: Place, room: str, pinned: ExitStack) -> Rdict:
         except MovedError:
             pinned.close()
             shutil.rmtree(shadow)
+        if time.monotonic() >= deadline:
+            break
     raise BusyError(
         f"Resource busy: the files of {place.path!r} change faster than they can be opened; try again", code=11
     )

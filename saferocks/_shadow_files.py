@@ -1,8 +1,10 @@
 """Fixing the state of a database that another process may be writing: its files, as of one moment, elsewhere.
 
-A writer may delete files at any moment. So first the logs are opened, then the MANIFEST is copied, then the files
-that it names are opened, and links in another directory lead to these descriptors, through which a file can be read
-that is deleted meanwhile. Only if files came or went in those few milliseconds is that begun anew.
+A writer may delete files at any moment. What is deleted stays readable for whoever has it open, so all files are
+opened, and links in another directory lead to their descriptors. The moment is the one at which the length of the
+MANIFEST is read: the logs are opened just before, and must be the same ones just after, or it is another moment's turn.
+The tables, of which there may be thousands, are opened before, and those that have come meanwhile after it. Only then
+is the MANIFEST copied and read, which may take long: nothing that it names can go away any more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 import resource
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -23,12 +25,16 @@ from saferocks._text import printable, printable_bytes
 from saferocks.errors import CorruptionError, IOFailedError, NotSupportedError
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
+    from typing import BinaryIO
 
 #: Small files, which are copied.
 _COPIED = re.compile(r"IDENTITY$|OPTIONS-\d+$|rocksdict-config\.json$")
 #: The orders of keys that rocksdict has, or RocksDB makes when it reads their names in an OPTIONS file.
 _COMPARATORS = frozenset({"", "leveldb.BytewiseComparator", "rocksdb.ReverseBytewiseComparator", "rocksdict"})
+#: Files with rows; the second is LevelDB's name for them.
+_TABLE = re.compile(r"\.(sst|ldb|blob)$")
+#: How many moments to try in a row, each of some tenths of a millisecond, before the tables are looked at again.
+_MOMENTS = 100
 #: File descriptors left for all else.
 SPARE_DESCRIPTORS = 64
 #: What to do where files are not in the directory of the database, and nothing says where they are.
@@ -78,19 +84,17 @@ def fix(place: Place, shadow: str, pinned: ExitStack) -> None:
         MovedError: If the state changed meanwhile.
         CorruptionError: If a file is missing for good.
     """
-    logs = _logs_of(place)
-    logs.take(shadow, pinned)
-    _copy_manifest(place.path, shadow)
-    if not logs.are_as_taken():  # what is written from here on, into other logs too, is of a later state
-        raise MovedError
+    tables = _Tables(place, pinned)
+    tables.open_new()
+    _take(place, shadow, pinned)
+    tables.open_new()
     manifest = _manifest.read_manifest(shadow)
     _check_names(manifest)
     for name in filter(_COPIED.match, os.listdir(place.path)):
         with suppress(FileNotFoundError):  # an older OPTIONS file
             shutil.copyfile(os.path.join(place.path, name), os.path.join(shadow, name))
-    missing = _link_files(place, shadow, manifest, pinned)
-    copied = os.path.getsize(os.path.join(shadow, manifest.name))
-    if missing and _size(place.path, manifest.name) != copied:
+    missing = tables.link(shadow, manifest)
+    if missing and _size(place.path, manifest.name) != _size(shadow, manifest.name):
         raise MovedError  # if the MANIFEST is still the same, they are missing for good
     if missing and place.manner is not Manner.TOLERANT:
         raise CorruptionError(
@@ -98,6 +102,59 @@ def fix(place: Place, shadow: str, pinned: ExitStack) -> None:
             f"in all; {FILES_ELSEWHERE}, or restore a backup",
             code=2,
         )
+
+
+def _take(place: Place, shadow: str, pinned: ExitStack) -> None:
+    """Fill a directory with the logs and the MANIFEST of one moment.
+
+    Raises:
+        MovedError: If the writer was faster each time.
+    """
+    logs = _logs_of(place)
+    for _ in range(_MOMENTS):
+        with ExitStack() as taken:
+            logs.take(shadow, taken)
+            manifest = _open_manifest(place.path, shadow, taken)
+            # What is written from here on, into other logs too, is of a later state.
+            if manifest is not None and logs.are_as_taken():
+                manifest.copy()
+                pinned.enter_context(taken.pop_all())
+                return
+        logs.give_back(shadow)
+    raise MovedError
+
+
+@dataclass(frozen=True)
+class _OpenManifest:
+    """A MANIFEST, to which its writer goes on appending.
+
+    Attributes:
+        file: It, opened.
+        size: How long it was at the moment that counts.
+        target: Where it is copied to.
+    """
+
+    file: BinaryIO
+    size: int
+    target: str
+
+    def copy(self) -> None:
+        """Copy it as it was at that moment."""
+        with open(self.target, "wb") as copy:
+            copy.write(self.file.read(self.size))
+
+
+def _open_manifest(path: str, shadow: str, opened: ExitStack) -> _OpenManifest | None:
+    """Copy CURRENT, and open the MANIFEST that it names; None if that is not there any more."""
+    shutil.copyfile(os.path.join(path, "CURRENT"), os.path.join(shadow, "CURRENT"))
+    name = _manifest.current_name(shadow)
+    try:
+        file = opened.enter_context(open(os.path.join(path, name), "rb"))  # noqa: SIM115 - the stack closes it
+    except FileNotFoundError:
+        if _manifest.current_name(path) == name:
+            raise
+        return None
+    return _OpenManifest(file, os.fstat(file.fileno()).st_size, os.path.join(shadow, name))
 
 
 def _logs_of(place: Place) -> _Logs:
@@ -167,11 +224,17 @@ class _Logs:
             with suppress(FileNotFoundError):
                 damage = _log_files.damage_in(file, is_manifest=False) if self._cut_off else None
                 if not self._recycled and damage is None:
-                    _link(file, shadow, pinned)
+                    os.symlink(_open(file, pinned), copy)
                     continue
                 shutil.copyfile(file, copy)
                 if damage is not None:
                     os.truncate(copy, damage.at)
+
+    def give_back(self, shadow: str) -> None:
+        """Remove what was linked or copied."""
+        for name in self._taken:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(shadow, name))
 
     def are_as_taken(self) -> bool:
         """Tell whether the same ones are there: none came, none went, none was given another name."""
@@ -200,30 +263,6 @@ def _check_names(manifest: _manifest.Manifest) -> None:
             )
 
 
-def _copy_manifest(path: str, shadow: str) -> None:
-    """Copy CURRENT, and the MANIFEST that it names."""
-    shutil.copyfile(os.path.join(path, "CURRENT"), os.path.join(shadow, "CURRENT"))
-    name = _manifest.current_name(shadow)
-    try:
-        shutil.copyfile(os.path.join(path, name), os.path.join(shadow, name))
-    except FileNotFoundError:
-        if _manifest.current_name(path) == name:
-            raise
-        raise MovedError from None
-
-
-def _link_files(place: Place, shadow: str, manifest: _manifest.Manifest, pinned: ExitStack) -> list[str]:
-    """Link all SST and blob files; returns the names of the SST files that are not there.
-
-    Whichever directory a file is in: RocksDB, which is told of no other, looks for all of them in this one.
-    """
-    blobs = (name for folder in (place.path, *place.elsewhere) for name in os.listdir(folder) if name.endswith(".blob"))
-    old = {file.name: f"{file.number:06d}.ldb" for file in manifest.files}  # LevelDB's name for them
-    files = [(name, place.find(name, *filter(None, [old.get(name)]))) for name in dict.fromkeys((*old, *blobs))]
-    keeper = pinned if free_descriptors() >= 2 * len(files) else None
-    return [name for name, file in files if (file is None or not _link(file, shadow, keeper)) and name in old]
-
-
 def free_descriptors() -> int:
     """Return how many more files may be opened, apart from those that all else may need."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -233,21 +272,67 @@ def free_descriptors() -> int:
     return limit - used - SPARE_DESCRIPTORS
 
 
-def _link(file: str, shadow: str, pinned: ExitStack | None) -> bool:
-    """Link a file by a descriptor, so that it stays readable when it is deleted; False if it is gone.
+class _Tables:
+    """The SST and blob files of a database: all that are there, since nobody knows yet which ones count."""
 
-    Without `pinned`, where there are too few descriptors for that, it is linked by its name.
+    def __init__(self, place: Place, pinned: ExitStack) -> None:
+        self._place = place
+        self._pinned = pinned
+        #: What links are to lead to, by the names of the files.
+        self._found: dict[str, str] = {}
+
+    def open_new(self) -> None:
+        """Open those that are not yet.
+
+        Where too few descriptors are left they are not opened, and links lead to their names.
+        """
+        folders = (self._place.path, *self._place.elsewhere)
+        files = ((name, os.path.join(folder, name)) for folder in folders for name in os.listdir(folder))
+        new = [(name, file) for name, file in files if _TABLE.search(name) and name not in self._found]
+        keeper = self._pinned if free_descriptors() >= 2 * len(new) else None
+        for name, file in new:
+            with suppress(FileNotFoundError, PermissionError):  # which is told of those that count, see `_find`
+                self._found.setdefault(name, _open(file, keeper))
+
+    def link(self, shadow: str, manifest: _manifest.Manifest) -> list[str]:
+        """Link the SST files that count, and all blob files; returns the names of the SST files that are not there.
+
+        Whichever directory a file is in: RocksDB, which is told of no other, looks for all of them in this one.
+
+        Raises:
+            PermissionError: If one of them may not be read.
+        """
+        missing = []
+        for file in manifest.files:
+            name = self._find(file.name, f"{file.number:06d}.ldb")  # LevelDB's name for them
+            if name is None:
+                missing.append(file.name)
+            else:
+                os.symlink(self._found[name], os.path.join(shadow, name))
+        for name in self._found:
+            if name.endswith(".blob"):
+                os.symlink(self._found[name], os.path.join(shadow, name))
+        return missing
+
+    def _find(self, *names: str) -> str | None:
+        """Return the first of these names that there is."""
+        found = next((name for name in names if name in self._found), None)
+        if found is None and (file := self._place.find(*names)) is not None:
+            with suppress(FileNotFoundError):
+                found = os.path.basename(file)
+                self._found[found] = _open(file, self._pinned)
+        return found if found in self._found else None
+
+
+def _open(file: str, pinned: ExitStack | None) -> str:
+    """Open a file, so that it stays readable when it is deleted; returns what a link to it is to lead to.
+
+    Without `pinned` that is its name.
     """
-    target = file
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
+    # What is no file, a pipe say, is not waited for.
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if pinned is None:
         os.close(descriptor)
-    else:
-        pinned.callback(os.close, descriptor)
-        if os.path.isdir("/proc/self/fd"):
-            target = f"/proc/self/fd/{descriptor}"
-    os.symlink(target, os.path.join(shadow, os.path.basename(file)))
-    return True
+        return file
+    pinned.callback(os.close, descriptor)
+    return f"/proc/self/fd/{descriptor}" if os.path.isdir("/proc/self/fd") else file
