@@ -379,8 +379,8 @@ def work(number):
     for turn in range(60):
         try:
             with assert_no_leaks(grace=0):
-                for _ in range(turn % 3):
-                    db.items(label=str(number))
+                # Kept: what is dropped goes when the last thread that has asked for all frames lets go of them.
+                kept = [db.items(label=str(number)).__enter__() for _ in range(turn % 3)]
         except saferocks.LeakedHandlesError as error:
             right += [(leak.label, leak.count) for leak in error.leaks] == [(str(number), turn % 3)]
         else:
