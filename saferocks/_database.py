@@ -33,6 +33,7 @@ from saferocks._process import forking, see
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
+from saferocks._tally import COLLECTED, Telling
 from saferocks.errors import (
     NotSupportedError,
 )
@@ -72,19 +73,22 @@ class DatabaseRecord(FamilyRecord):
 
     def escape(self) -> str | None:
         """Say how the database escaped: from the constructor, it should have been closed."""
-        return super().escape() if self.scoped or not self.is_missed() else _guard.COLLECTED
+        return super().escape() if self.scoped or not self.is_missed() else COLLECTED
 
     def collected(self) -> None:
         """Close a database whose handle was dropped, and report it."""
         if _guard.exited:
             return
         escape = self.escape()
-        found = None if escape is None else _guard.tally(self, escape)
-        try:
+        if escape is None:
             _closing.orphaned(self)
-        finally:
-            if found is not None:
-                _guard.report_collected(*found)
+            return
+        with Telling(self, escape, waits=False) as found:
+            try:
+                _closing.orphaned(self)
+            finally:
+                if found is not None:
+                    _guard.report_collected(*found)
 
 
 class Rdict(BatchMethods):

@@ -1,22 +1,21 @@
-"""What happens when a handle escapes: it is counted, warned about, logged, and raised by policy.
+"""What happens when a handle has escaped: it is warned about, logged, and raised by policy.
 
 Everything that a finalizer can reach here works without blocking locks and without logging:
-tallies are dicts with atomic `setdefault`, counts are `itertools.count`, events are queued.
+events are queued.
 """
 
 from __future__ import annotations
 
 import atexit
 import io
-import itertools
 import sys
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from saferocks import _registry, _telling, _totals, _watch, events
+from saferocks import _registry, _telling, _watch, events
+from saferocks._tally import AT_EXIT, OUTLIVED, Telling, identity
 from saferocks.errors import (
-    Leak,
     LeakedHandlesError,
     LeakedHandleWarning,
     NotEnteredError,
@@ -26,117 +25,11 @@ from saferocks.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from saferocks._bound import Bound
     from saferocks._registry import Owner, Record, Site
-    from saferocks._watch import Watch
+    from saferocks._tally import Tally
+    from saferocks.errors import Leak
 
-COLLECTED = "collected while open"
-NEVER_ENTERED = "collected without ever being entered"
-OUTLIVED = "still open when its database closed"
-AT_EXIT = "still open at interpreter exit"
-
-#: How many tallies a database keeps apart by their labels: a service may label its handles with the ids of requests.
-MOST_LABELLED = 1000
 _EVENTS = {OUTLIVED: "saferocks.handle_outlived_database"}
-
-
-@dataclass
-class Tally:
-    """How often handles of one kind and label have escaped from one line in one way.
-
-    Attributes:
-        numbers: Hands out the count; `next` on it is atomic.
-        told: The count at the last report.
-        age: Seconds for which the one held longest was open.
-        thread: The name of the thread that opened the one that escaped last.
-        bound: What was bound to structlog's context variables when that was opened.
-        watch: Whose they are, in tests.
-    """
-
-    kind: str
-    site: Site
-    escape: str
-    remedy: str
-    database: str | None
-    label: str | None
-    note: str | None
-    stack: tuple[Site, ...]
-    policy: str
-    thread: str = ""
-    bound: Bound = ()
-    watch: Watch | None = None
-    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    told: int = 0
-    age: float = 0.0
-
-    @property
-    def count(self) -> int:
-        """The highest number handed out so far, which the counter tells only by its `repr`."""
-        return int(repr(self.numbers)[len("count(") : -1]) - 1
-
-    def as_leak(self) -> Leak:
-        """Format the tally; the only place where sites become text."""
-        stack = tuple(_registry.format_frame(frame) for frame in self.stack)
-        return Leak(
-            kind=self.kind,
-            opened_at=_registry.format_site(self.site),
-            count=self.count,
-            age=self.age,
-            escape=self.escape,
-            database=self.database,
-            label=self.label,
-            note=self.note,
-            stack=stack,
-            remedy=self.remedy,
-        )
-
-
-def tally(record: Record, escape: str, age: float | None = None) -> tuple[Tally, int]:
-    """Count an escape, and return which one of its line and label it is; safe in a finalizer.
-
-    Args:
-        record: What escaped.
-        escape: How.
-        age: For how many seconds it had been open when it escaped; its present age if left out.
-    """
-    record.owner.totals.leaked(record.kind)
-    watch = _watch.whose(record)
-    owner = record.owner
-    # A leaked database takes its owner with it, so its own leak is kept with the process.
-    keeper = _registry.PROCESS if record.kind == "database" else owner
-    label = record.label
-    key = (record.kind, identity(record.site), escape, label, id(watch))
-    if label is not None and len(keeper.leaks) >= MOST_LABELLED and key not in keeper.leaks:
-        label = _totals.OTHERS
-        key = (*key[:3], label, id(watch))
-    fresh = Tally(
-        record.kind,
-        record.site,
-        escape,
-        record.remedy,
-        owner.name,
-        label,
-        record.loss,
-        record.stack,
-        owner.policy,
-        watch=watch,
-    )
-    found: Tally = keeper.leaks.setdefault(key, fresh)
-    found.age = max(found.age, record.age if age is None else age)
-    found.note = record.loss or found.note
-    found.thread = _watch.thread_name(record.thread)
-    found.bound = record.bound
-    if watch is not None:
-        watch.leaks[id(found)] = found
-    return found, next(found.numbers)
-
-
-def identity(site: Site) -> tuple[int, int]:
-    """Return what tells one place from another, for as long as its code lives, which a tally sees to.
-
-    Code objects will not do: equal functions of different files are equal.
-    """
-    return id(site[0]), site[1]
 
 
 def report_collected(found: Tally, number: int) -> None:
@@ -361,8 +254,9 @@ def _summarize_at_exit() -> None:
         if record.kind == "column_family" or record.owner.policy == "ignore" or _watch.is_exempt(record):
             continue
         raising = raising or record.owner.policy == "raise"
-        found = tally(record, AT_EXIT)[0]
-        tallies[id(found)] = found
+        with Telling(record, AT_EXIT) as told:
+            if told is not None:
+                tallies[id(told[0])] = told[0]
     leaks = tuple(found.as_leak() for found in tallies.values())
     if leaks and raising:
         raise LeakedHandlesError(leaks)  # atexit hands it to sys.unraisablehook

@@ -33,6 +33,7 @@ from saferocks._registry import (
     State,
     records,
 )
+from saferocks._tally import COLLECTED, NEVER_ENTERED, Telling
 from saferocks._totals import counting
 from saferocks.errors import (
     ForkedHandleError,
@@ -315,9 +316,13 @@ class HandleRecord(Record):
         if _guard.exited:
             return
         escape = self.escape()
-        found = None if escape is None else _guard.tally(self, escape)
-        if release(self, Reason.COLLECTED) and found is not None:
-            _guard.report_collected(*found)
+        if escape is None:
+            release(self, Reason.COLLECTED)
+            return
+        with Telling(self, escape, waits=False) as found:
+            # If not, whoever else tells of it releases it: seeing it released they would say nothing.
+            if found is not None and release(self, Reason.COLLECTED):
+                _guard.report_collected(*found)
 
     def is_missed(self) -> bool:
         """Tell whether it is worth a report that this handle is not released by its `with`."""
@@ -328,11 +333,11 @@ class HandleRecord(Record):
         if not self.is_missed():
             return None
         if self.state is ENTERED:
-            return _guard.COLLECTED
+            return COLLECTED
         if self.state is OPEN:
-            return _guard.NEVER_ENTERED
+            return NEVER_ENTERED
         # Used without `with`, which was reported then: dropping it is how such code releases.
-        return _guard.COLLECTED if self.loss else None
+        return COLLECTED if self.loss else None
 
 
 def release(record: HandleRecord, reason: Reason) -> bool:

@@ -20,6 +20,7 @@ from saferocks import _guard, _registry, _settings, _telling, _watch, events
 from saferocks._deadlines import Clock, Watcher, attempt
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED, check_order, duration, given, is_ordered
+from saferocks._tally import identity
 from saferocks.errors import HandleError, OverdueHandleWarning
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _count(name: str, record: Record) -> int:
     """Count a handle to which something has happened, and return which one of its line it is; safe in finalizers."""
     if len(_counts) >= _MOST_COUNTED:  # a program that compiles code as it runs has ever new lines
         _counts.clear()
-    key = name, record.kind, _guard.identity(record.site)
+    key = name, record.kind, identity(record.site)
     return next(_counts.setdefault(key, (itertools.count(1), record.site))[0])
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _closing, _guard, _registry, _watch, events
 from saferocks._handle import release
 from saferocks._registry import Reason
+from saferocks._tally import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,10 +51,12 @@ def reckon(watch: Watch, grace: float) -> Reckoning:
         gc.collect()  # a cycle, or a generator in one, may yet end its `with`
         _wait_for_threads(watch, left, grace)
         left = left_open(watch)
-    for record in left:
-        if record.reason is None and record.is_missed():
-            _guard.tally(record, f"still open when the {watch.what} ended", max(0.0, ended - record.opened))
-    failures = _release(left)
+    with ExitStack() as tellings:
+        for record in left:
+            if record.reason is None and record.is_missed():
+                escape = f"still open when the {watch.what} ended"
+                tellings.enter_context(Telling(record, escape, max(0.0, ended - record.opened)))
+        failures = _release(left)
     _watch.exempt_for_good(left_open(watch))  # what could not be released
     return Reckoning(collect_escaped(watch), failures)
 

@@ -31,6 +31,8 @@ _writing = threading.RLock()
 #: The threads that are running, by identifier. Read as it is: `threading.enumerate` takes a lock, which a finalizer
 #: must not, and threads that `threading` has not started are in neither.
 _active: dict[int, threading.Thread] = vars(threading)["_active"]
+#: The threads that are being started, and are not in `_active` yet.
+_limbo: dict[threading.Thread, threading.Thread] = vars(threading)["_limbo"]
 
 
 def thread_name(ident: int) -> str:
@@ -57,16 +59,20 @@ class Watch:
         self.leaks: dict[int, Any] = {}
         self.speaks = False
         self.thread = threading.get_ident() if thread is None else thread
+        self._spans: tuple[tuple[int, int], ...] = ((_registry.next_number(), _FOREVER),)
+        # After its number: so one made on a thread that is missing here has a higher number, and is further in.
+        self._starting = tuple(_limbo)
         self._older = {ident: _active.get(ident) for ident in _registry.running_threads()}
-        self._spans: tuple[tuple[int, int], ...] = ()
-        self.on()
+        self._join()
 
     def on(self) -> None:
         """Own the handles that are opened from now on, if it does not already."""
-        if self._spans and self._spans[-1][1] == _FOREVER:
-            return
+        if self._spans[-1][1] != _FOREVER:
+            self._spans += ((_registry.next_number(), _FOREVER),)
+            self._join()
+
+    def _join(self) -> None:
         global watches  # noqa: PLW0603 - replaced whole; see above
-        self._spans += ((_registry.next_number(), _FOREVER),)
         with _writing:
             if self not in watches:
                 watches += (self,)
@@ -104,9 +110,12 @@ class Watch:
         there is no telling which of the two has opened a handle: a test is held for innocent, since
         the session is asked as well; after a block nobody is.
         """
+        now = _active.get(thread)
+        if any(now is each for each in self._starting):
+            return True
         if thread not in self._older:
             return False
-        older, now = self._older[thread], _active.get(thread)
+        older = self._older[thread]
         return self.what != "block" if now is None and older is not None else now is older
 
     def may_own(self) -> bool:

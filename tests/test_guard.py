@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _engine, _guard, _registry
+from saferocks import _engine, _registry, _tally
 
 if TYPE_CHECKING:
     import subprocess
@@ -183,7 +183,7 @@ def test_ever_new_labels_take_no_more_room(
 
     None is lost, and labels that have been seen go on being counted for themselves.
     """
-    monkeypatch.setattr(_guard, "MOST_LABELLED", 5)
+    monkeypatch.setattr(_tally, "MOST_LABELLED", 5)
     with saferocks.open(path) as db:
         for label in (*map(str, range(1000)), "2"):
             db.items(label=label)

@@ -50,6 +50,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_engine", "_views", "_cursor"),
     ("_registry", "_options"),
     ("_watch", "_telling"),
+    ("_tally",),
     ("_guard",),
     ("_handle", "_leases", "_fork"),
     (
