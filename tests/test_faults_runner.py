@@ -99,6 +99,20 @@ def leaves(r):
     (r.directory / "pid").write_text(str(child.pid))
     return Outcome({"rows": 1})
 
+def hands_over(r):
+    ended, held = os.pipe()
+    if os.fork() == 0:
+        os.close(held)
+        parent_ended, parent_held = os.pipe()
+        if os.fork() == 0:
+            os.close(parent_held)
+            os.read(parent_ended, 1)
+            subprocess.run([sys.executable, "-c", ""])
+            os._exit(0)
+        os.read(ended, 1)
+        os._exit(0)
+    return Outcome({"rows": 1})
+
 def child_raises(r):
     if os.fork() == 0:
         raise ValueError("in the child")
@@ -127,7 +141,7 @@ def no_mounts():
 
 STAGES = (
     right, alone, temporary, noisy, hang, stubborn, segfault, killed, silent, raises, leaves_by_exit, wrong, partly,
-    leaves, child_raises, slow, slow_and_wrong, endless,
+    leaves, hands_over, child_raises, slow, slow_and_wrong, endless,
 )
 FAULTS = {each.__name__: Fault(each.__name__, each.__name__, 2, each) for each in STAGES}
 for name in ("hang", "stubborn"):
@@ -182,7 +196,7 @@ def started(folder: Path, *arguments: str, temporary: str | None = None) -> subp
 
 
 PLANTS = ("right", "alone", "noisy", "hang", "stubborn", "segfault", "killed", "silent", "raises", "leaves_by_exit")
-MORE_PLANTS = ("wrong", "partly", "leaves", "child_raises", "never")
+MORE_PLANTS = ("wrong", "partly", "leaves", "hands_over", "child_raises", "never")
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +221,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Staged:
         ("leaves_by_exit", "wrong", "SystemExit: 0"),
         ("wrong", "wrong", "a row was lost"),
         ("leaves", "wrong", "it left a process behind"),
+        ("hands_over", "right", ""),
     ],
 )
 def test_a_round_is_told_as_what_it_is(staged: Staged, fault: str, outcome: str, said: str) -> None:

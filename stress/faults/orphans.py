@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 #: Names the round in the environment of the programs that it starts.
 _MARK = "STRESS_FAULTS_ROUND"
 #: How long what a round has left behind may take to end by itself, as the servers of multiprocessing do.
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 5.0
 
 
 @contextmanager
@@ -69,8 +70,9 @@ def end_orphans(leader: int, others: Collection[int], *, at_once: bool) -> tuple
     """
     found: list[str] = []
     orphans = _orphans(leader, others)
-    if orphans and not at_once:
-        psutil.wait_procs(orphans, timeout=_GRACE_SECONDS)
+    deadline = time.monotonic() + (0.0 if at_once else _GRACE_SECONDS)
+    while orphans and (left := deadline - time.monotonic()) > 0:  # those that end leave us theirs
+        psutil.wait_procs(orphans, timeout=left)
         orphans = _orphans(leader, others)
     while orphans:  # killed, they leave us theirs
         for orphan in orphans:
