@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import saferocks
 from saferocks import _closing, _guard, _handle, _reckoning, _registry, _tally, _watch
 from saferocks._watch import Watch
+from tests.intrusions import run_with_intrusion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import FrameType
 
 SECONDS = 20.0
 #: Where one of the two is stopped.
@@ -35,32 +34,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-def stopped(run: Callable[[], Any], intrude: Callable[[], None], moment: int) -> bool:
-    """Run, with an intrusion before an instruction in `FILES`; tells whether there was such an instruction."""
-    count, reached = 0, False
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal count, reached
-        if frame.f_code.co_filename not in FILES:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if count == moment:
-                reached = True
-                intrude()
-            count += 1
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that when tracing begins
-    sys.settrace(trace)
-    try:
-        run()
-    finally:
-        sys.settrace(before)
-    return reached
 
 
 class Escape:
@@ -112,7 +85,9 @@ def test_collected_in_the_midst_of_a_check(tmp_path: Path, closes: bool) -> None
     moment, reached = 0, True
     while reached:
         escape = Escape(tmp_path / "db", closes=closes)
-        reached = stopped(escape.end, lambda it=escape: on_another_thread(it.drop).join(SECONDS), moment)
+        reached = run_with_intrusion(
+            escape.end, lambda it=escape: on_another_thread(it.drop).join(SECONDS), moment, FILES
+        )
         escape.look()
         moment += STRIDE
     assert moment > 300
@@ -135,7 +110,7 @@ def test_checked_in_the_midst_of_a_collection(tmp_path: Path, monkeypatch: pytes
                 pass
 
         waits.clear()
-        reached = stopped(escape.drop, end, moment)
+        reached = run_with_intrusion(escape.drop, end, moment, FILES)
         for thread in enders:
             thread.join(SECONDS)
             assert not thread.is_alive()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -17,11 +16,11 @@ from saferocks import _registry, _watch
 from saferocks._registry import Owner, Record
 from saferocks._watch import Watch, exempt_for_good, is_exempt, whose
 from saferocks.testing import assert_no_leaks
+from tests.intrusions import run_with_intrusion
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -516,35 +515,9 @@ def at_each_moment(work: Callable[[], Callable[[], Any]], intrude: Callable[[], 
     """
     moment, reached = 0, True
     while reached:
-        reached = run_with_intrusion(work(), intrude, moment)
+        reached = run_with_intrusion(work(), intrude, moment, {_watch.__file__})
         moment += 1
     return moment - 1
-
-
-def run_with_intrusion(run: Callable[[], Any], intrude: Callable[[], None], moment: int) -> bool:
-    """Run with an intrusion at an instruction of `_watch`; tells whether there was such an instruction."""
-    count, reached = 0, False
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal count, reached
-        if frame.f_code.co_filename != _watch.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            if count == moment:
-                reached = True
-                intrude()
-            count += 1
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that when tracing begins
-    sys.settrace(trace)
-    try:
-        run()
-    finally:
-        sys.settrace(before)
-    return reached
 
 
 @dataclass
