@@ -23,8 +23,8 @@ SECONDS = 20.0
 FILES = {module.__file__ for module in (_closing, _guard, _handle, _reckoning, _registry, _tally)}
 
 
-#: Every how many instructions one of the two is stopped; by every single one there was no more to be found.
-STRIDE = 5
+#: Every how many instructions one of the two is stopped: less than any hole was wide; at every one no more was found.
+STRIDE = 9
 
 
 @pytest.fixture(autouse=True)
