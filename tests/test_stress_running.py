@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from saferocks import LeakedHandleWarning, OverdueHandleWarning
 from stress import running
@@ -99,11 +99,14 @@ def carried_out(clock: Clock, seconds: float, enough: int, rounds: Iterator[floa
 
 
 def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
-    """There is enough to be judged, and of the leak three quarters are planted in it, but for a few rounds'."""
+    """There is enough to be judged, and of the leak three quarters are planted in it, but for a few rounds' and one.
+
+    That one is for sums of times, which are rounded: the last round before the judged part may end just within it.
+    """
     assert len(counts) - warm_up_samples(len(counts)) >= 18
     before, after = counts[warm_up_samples(len(counts))], counts[-1]
     assert after >= PLANTED * (1 - 3 / enough)
-    assert before <= PLANTED * (1 / 4 + 3 / enough)
+    assert before <= PLANTED * (1 / 4 + 3 / enough) + 1
     assert max(later - earlier for earlier, later in itertools.pairwise(counts)) <= 2 * PLANTED / enough + 1
 
 
@@ -112,12 +115,21 @@ def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
     stalls=st.dictionaries(st.integers(0, 200), st.floats(0.3, 60.0), max_size=3),
     enough=st.sampled_from([24, 40, 100]),
     seconds=st.sampled_from([1.0, 2.0, 4.0]),
+    start=st.floats(0.0, 1e6),
+)
+@example(
+    usual=0.004,
+    stalls={198: 32.25608573844096, 102: 41.78630916582441, 178: 32.25608573844096},
+    enough=100,
+    seconds=2.0,
+    start=6.318160053332078,
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_machine_that_stands_still_takes_nothing_from_a_leg(
-    clock: Clock, usual: float, stalls: dict[int, float], enough: int, seconds: float
+    clock: Clock, usual: float, stalls: dict[int, float], enough: int, seconds: float, start: float
 ) -> None:
     """However long it does and whenever, the leg plants and samples on as evenly as if it had not."""
+    clock.now = start
     rounds = (stalls.get(number, 0.0) + usual for number in itertools.count())
     _, counts = carried_out(clock, seconds, enough, rounds)
     assert_planted_and_sampled_evenly(counts, enough)
