@@ -108,7 +108,8 @@ class Leg:
     def sample(self, probe: Probe) -> None:
         """Read and write down every signal, if a sample is due."""
         if self._progress >= self._next_sample:
-            self._next_sample = self._progress + self._enough / planned_samples(self.seconds)
+            # On from where it was due, not from where it is: rounds do not end there, and what is over adds up.
+            self._next_sample = max(self._progress, self._next_sample + self._enough / planned_samples(self.seconds))
             elapsed = time.monotonic() - self._start
             self._write("sample", {"time": elapsed, "rounds": self._number, **probe.read()})
 

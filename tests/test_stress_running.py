@@ -99,14 +99,11 @@ def carried_out(clock: Clock, seconds: float, enough: int, rounds: Iterator[floa
 
 
 def assert_planted_and_sampled_evenly(counts: list[int], enough: int) -> None:
-    """There is enough to be judged, and of the leak three quarters are planted in it, but for a few rounds' and one.
-
-    That one is for sums of times, which are rounded: the last round before the judged part may end just within it.
-    """
+    """There is enough to be judged, and of the leak three quarters are planted in it, but for a few rounds'."""
     assert len(counts) - warm_up_samples(len(counts)) >= 18
     before, after = counts[warm_up_samples(len(counts))], counts[-1]
     assert after >= PLANTED * (1 - 3 / enough)
-    assert before <= PLANTED * (1 / 4 + 3 / enough) + 1
+    assert before <= PLANTED * (1 / 4 + 3 / enough)
     assert max(later - earlier for earlier, later in itertools.pairwise(counts)) <= 2 * PLANTED / enough + 1
 
 
