@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 SECONDS = 20.0
 #: Where one of the two is stopped.
 FILES = {module.__file__ for module in (_closing, _guard, _handle, _reckoning, _registry, _tally)}
-
-
 #: Every how many instructions one of the two is stopped: less than any hole was wide; at every one no more was found.
 STRIDE = 9
 

@@ -464,8 +464,8 @@ def work(number):
                     db.items(label=str(number))
         except saferocks.LeakedHandlesError as error:
             # As collected or as still open: another thread that asks for all frames keeps them for a moment.
-            right += {leak.label for leak in error.leaks} == {str(number)}
-            right -= sum(leak.count for leak in error.leaks) != turn % 3
+            told = [leak.label for leak in error.leaks for _ in range(leak.count)]
+            right += told == [str(number)] * (turn % 3)
         else:
             right += turn % 3 == 0
     return right
