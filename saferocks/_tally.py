@@ -132,7 +132,7 @@ def identity(site: Site) -> tuple[int, int]:
 
 
 #: The escapes that are being told, by the handle's id: who tells, and nobody any more once it has been counted.
-_telling: dict[int, list[int]] = {}
+_tellers: dict[int, list[int]] = {}
 
 
 class Telling:
@@ -163,7 +163,7 @@ class Telling:
         self._mine = [get_ident()]
 
     def __enter__(self) -> tuple[Tally, int] | None:
-        teller = _telling.setdefault(self._record.id, self._mine)
+        teller = _tellers.setdefault(self._record.id, self._mine)
         if teller is not self._mine:
             if self._waits:
                 _wait_until_counted(teller)
@@ -171,7 +171,7 @@ class Telling:
         try:
             return None if self._record.reason is not None else tally(self._record, self._escape, self._age)
         except BaseException:
-            _telling.pop(self._record.id, None)
+            _tellers.pop(self._record.id, None)
             raise
         finally:
             self._mine.clear()
@@ -179,8 +179,8 @@ class Telling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if _telling.get(self._record.id) is self._mine:
-            del _telling[self._record.id]
+        if _tellers.get(self._record.id) is self._mine:
+            del _tellers[self._record.id]
 
 
 def _wait_until_counted(teller: list[int]) -> None:

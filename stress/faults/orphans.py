@@ -24,7 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 #: Names the round in the environment of the programs that it starts.
 _MARK = "STRESS_FAULTS_ROUND"
 #: How long what a round has left behind may take to end by itself, as the servers of multiprocessing do.
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 2.0
 
 
 @contextmanager
