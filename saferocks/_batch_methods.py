@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine
-from saferocks._batch import BatchWrites, BulkWriter, WriteBatch, foreign_family
+from saferocks._batch import BulkWriter, WriteBatch
+from saferocks._batch_writes import BatchWrites, foreign_family
 from saferocks._family_methods import FamilyMethods
 from saferocks._handle import blank, release
 from saferocks._leases import asked_for

@@ -14,7 +14,7 @@ import pytest
 
 import saferocks
 from saferocks import _closing, _engine
-from saferocks._batch import BatchRecord
+from saferocks._batch_writes import BatchRecord
 
 if TYPE_CHECKING:
     import subprocess

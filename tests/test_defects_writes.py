@@ -119,7 +119,7 @@ def test_d16_canary_a_batch_writes_to_whatever_family_has_the_number(path: str, 
         bare.write(batch)
     second.close()
     ours = bare.get_column_family("ours")
-    assert ours.get(b"k") == b"v", "D16 is mended: saferocks._batch.foreign_family and its callers can go"
+    assert ours.get(b"k") == b"v", "D16 is mended: saferocks._batch_writes.foreign_family and its callers can go"
 
 
 # --------------------------------------------------------------------------- D18
@@ -192,4 +192,4 @@ def test_d18_canary_a_reversed_range_makes_every_later_write_fail(bare: rocksdic
     for use in (lambda: bare.put(b"k", b"v"), bare.flush, bare.close):
         with pytest.raises(Exception, match="end key comes before start key"):
             use()
-            pytest.fail("D18 is mended: saferocks._batch.check_range can go")
+            pytest.fail("D18 is mended: saferocks._ordering.check_range can go")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _batch, _deadlines, _files, _guard, _handle, _leases, _registry, _settings, _watch
+from saferocks import _batch_writes, _deadlines, _files, _guard, _handle, _leases, _registry, _settings, _watch
 from saferocks._iterator import join_snapshot
 from saferocks.inspection import pending_deadlines
 
@@ -1123,14 +1123,14 @@ def test_leaving_a_batch_that_just_expires_tells_of_the_loss(
 ) -> None:
     """A `with` that ends while another thread releases its batch, which has yet to note what is lost, raises."""
     begun, go = threading.Event(), threading.Event()
-    dispose = _batch.BatchRecord.dispose
+    dispose = _batch_writes.BatchRecord.dispose
 
     def slow_dispose(record: Any, native: Any) -> None:
         begun.set()
         go.wait(WAIT)
         dispose(record, native)
 
-    monkeypatch.setattr(_batch.BatchRecord, "dispose", slow_dispose)
+    monkeypatch.setattr(_batch_writes.BatchRecord, "dispose", slow_dispose)
     batch = rows.write_batch(expire_after=5).__enter__()
     batch[b"new"] = b"1"
     releasing = threading.Thread(target=batch._record.expire)

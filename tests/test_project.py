@@ -58,6 +58,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "_scan",
         "_scan_methods",
         "_snapshot",
+        "_batch_writes",
         "_batch",
         "_owner",
         "_family_handle",
