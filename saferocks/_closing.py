@@ -40,7 +40,7 @@ def close(record: FamilyRecord, *, cancel_background: bool = False, timeout: flo
     owner = record.owner
     deadline = time.monotonic() + (owner.close_timeout if timeout is None else timeout)
     if not owner.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-        raise BusyError("Resource busy: another thread is closing the database", code=11)
+        raise BusyError("Resource busy: another thread is closing the database, or lets it catch up", code=11)
     try:
         if record.reason is not None or owner.closing:  # closed, or closing further up this stack
             return
@@ -112,7 +112,8 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
     _close_native(record, max(deadline, time.monotonic() + _LAST_CALLS_SECONDS), failures)
     if release(record, Reason.CLOSED):  # told by whoever closes, once it has left the lock; or after a finalizer
         events.defer(events.debug("saferocks.database_closed", bound, _telling.fields_of(record)))
-    record.owner.options = None  # half a megabyte with statistics, which every handle that is still held would keep
+    # Half a megabyte with statistics, which every handle that is still held would keep.
+    record.owner.options = record.owner.following = None
     if failures:
         del failures[1:]  # and not a copy, whose errors this frame would keep, and they it
         _engine.throw(failures)

@@ -319,6 +319,16 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def _change(self, method: str, value: Any) -> None:
         """Change a setting of the native object, which no other handle is to get then (D25)."""
+        record = self._record
+        record.live
+        if record.owner.following is None:
+            self._change_native(method, value)
+            return
+        with record.owner.lock:  # a catch-up may make another native object, and gives it what is noted here (D26)
+            self._change_native(method, value)
+            record.changes = {**record.changes, method: value}
+
+    def _change_native(self, method: str, value: Any) -> None:
         record, settings = self._record, object()
         record.settings = None  # before `live` is read: a release first unsets that, and then looks at these
         try:

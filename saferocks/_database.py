@@ -16,6 +16,7 @@ from saferocks import (
     _log_files,
     _opening,
     _registry,
+    _secondary,
     _settings,
     _telling,
     _views,
@@ -41,6 +42,8 @@ from saferocks.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
+
+    from typing_extensions import Self
 
     from saferocks._directory import StrPath
     from saferocks._engine import Options
@@ -169,6 +172,7 @@ class Rdict(BatchMethods):
         opened = _opening.open_database(request, default_raw)
         owner.raw = self._raw = opened.raw
         owner.options = opened.options
+        owner.following = opened.following
         owner.families = set(opened.families)
         owner.plain_tables = _directory.plain_tables(owner.directory)
         if not (opened.raw or request.allow_pickle):
@@ -182,6 +186,12 @@ class Rdict(BatchMethods):
 
     def _another(self) -> Rdict:
         return blank(Rdict)
+
+    def __enter__(self) -> Self:
+        instance = self._record.owner.instance
+        super().__enter__()
+        self._record.keep_up(instance)
+        return self
 
     # ---- closing
 
@@ -352,8 +362,21 @@ class Rdict(BatchMethods):
         _engine.call(self._record.live.cancel_all_background, wait)
 
     def try_catch_up_with_primary(self) -> None:
-        """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`)."""
-        _engine.call(self._record.live.try_catch_up_with_primary)
+        """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`).
+
+        Column families that the primary has made since are there from then on. Open scans go on as they were opened.
+        Where the primary has flushed or compacted, this opens the database anew in the place of RocksDB's own
+        catch-up, which would go on showing rows that were overwritten (D26). That takes about as long as to open it.
+
+        Raises:
+            NotSupportedError: If the database is no secondary.
+            CorruptionError: If files of the primary are damaged or missing (D23).
+            BusyError: If the primary flushes again and again before it is read.
+            EngineError: If the primary cannot be read. The database goes on showing what it showed before, after
+                this as after the errors above.
+        """
+        self._record.live
+        _secondary.catch_up(self._main._record)
 
     def handles(self) -> tuple[HandleInfo, ...]:
         """Return the open handles of this database, oldest first."""

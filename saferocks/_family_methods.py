@@ -139,7 +139,7 @@ class FamilyMethods(FamilyAccess):
         family, main = self._another(), self._main
         family._raw = self._raw
         record = open_handle(family, main, FamilyRecord(self._record.owner, name))
-        record.dumps = main._record.dumps
+        record.dumps, record.changes = main._record.dumps, main._record.changes
         record.acquire(lambda: acquire(main._record.live))
         if name != _engine.DEFAULT_FAMILY:  # which cannot be dropped
             # D22: an iterator keeps a bare pointer to its column family, and follows it in each seek.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _directory, _engine
 from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
 from saferocks._leases import asked_for
+from saferocks._owner import InstanceRecord
 from saferocks._process import forking, see
 from saferocks._registry import PROCESS
 from saferocks._settings import INHERITED
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from saferocks._directory import StrPath
     from saferocks._engine import Options
     from saferocks._ordering import Key
     from saferocks._settings import Duration
 
 
-class CheckpointRecord(HandleRecord):
+class CheckpointRecord(InstanceRecord):
     """The record of a checkpoint object."""
 
     __slots__ = ()
@@ -67,8 +70,16 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
             raise TypeError(f"db is {type(db).__name__}; give an open saferocks database")
         db._record.live
         lease = asked_for(db._record.owner, warn_after, expire_after)
-        record = open_handle(self, db, CheckpointRecord(db._record.owner, label))
-        record.acquire(lambda: _engine.new_checkpoint(db._record.live), lease)
+        with db._record.owner.lock:  # no secondary is opened anew in between (D26)
+            db._record.live
+            record = open_handle(self, db, CheckpointRecord(db._record.owner, label))
+            record.acquire(lambda: _engine.new_checkpoint(db._record.live), lease)
+
+    def __enter__(self) -> Self:
+        instance = self._record.owner.instance
+        super().__enter__()
+        self._record.keep_up(instance)
+        return self
 
     def create(self, path: StrPath) -> None:
         """Copy the database as it is now into a directory that does not exist yet.

@@ -91,7 +91,8 @@ def _natives(record: Any) -> tuple[Any, ...]:
     owner = record.owner
     spares = (kept for left in getattr(owner, "spares", {}).values() for kept in left.values())
     natives = getattr(owner, "natives", {}).values()
-    return record.native, record.keeper, getattr(owner, "options", None), *natives, *spares
+    kept = getattr(owner, "options", None), getattr(owner, "following", None)
+    return record.native, record.keeper, *kept, *natives, *spares
 
 
 def _keep_for_good(objects: Iterable[Any]) -> None:

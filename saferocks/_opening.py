@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
 from saferocks._options import AccessType
+from saferocks._secondary import Following, Opened, check_whole, open_settled
 from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
-from saferocks.errors import CorruptionError, InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
+from saferocks.errors import InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 
 if TYPE_CHECKING:
     from saferocks._engine import Options
     from saferocks._settings import Duration, Policy, Trace
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
-_SECONDARY_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,6 @@ class Request:
     policy: Policy | None
     trace: Trace | None
     lease: tuple[Duration, Duration]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An open native database.
-
-    Attributes:
-        native: The native object.
-        options: The options in force for the database and its default column family.
-        raw: Whether it holds raw bytes.
-        families: The names of its column families.
-    """
-
-    native: Any
-    options: Options
-    raw: bool
-    families: frozenset[str]
 
 
 def check_request(
@@ -169,6 +153,20 @@ def open_database(request: Request, default_raw: bool) -> Opened:
         EngineError: If that is not possible; the disk is then as it was.
     """
     _engine.check_process()
+    if request.access.name != "secondary":
+        return _open_once(request, default_raw, None)
+    return _open_secondary(request, default_raw, None)
+
+
+def _open_secondary(request: Request, default_raw: bool, before: Opened | None) -> Opened:
+    """Open a secondary, or open it anew like before: with the same options, and so the same statistics and caches."""
+    open_once = partial(_open_once, request, default_raw, before)
+    opened, seen = open_settled(request.path, request.access, open_once, again=before is not None)
+    like = replace(opened, native=None)
+    return replace(opened, following=Following(seen, partial(_open_secondary, request, default_raw, like)))
+
+
+def _open_once(request: Request, default_raw: bool, before: Opened | None) -> Opened:
     found = _directory.look(request.path)
     if not found.is_database and not request.access.writes:
         raise IOFailedError(
@@ -177,12 +175,12 @@ def open_database(request: Request, default_raw: bool) -> Opened:
             code=5,
             subcode="No such file or directory",
         )
-    raw = _mode(request, found, default_raw)
+    raw = _mode(request, found, default_raw) if before is None else before.raw
     _directory.check_mode(found, raw)
     if request.access.writes:
         _directory.check_writable(request.path)
     with _directory.left_as_found(request.path, always=not request.access.writes):
-        return _open_checked(request, found, raw)
+        return _open_checked(request, found, raw, before)
 
 
 def _mode(request: Request, found: _directory.Directory, default_raw: bool) -> bool:
@@ -194,7 +192,34 @@ def _mode(request: Request, found: _directory.Directory, default_raw: bool) -> b
     return default_raw if found.raw_mode is None else found.raw_mode
 
 
-def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> Opened:
+def _open_checked(request: Request, found: _directory.Directory, raw: bool, before: Opened | None) -> Opened:
+    if before is None:
+        options, families = _in_force(request, found, raw)
+    else:
+        options, families = before.options, _families_of_now(request, before)
+    native = _open_when_unlocked(request, options, families)
+    if request.access.name == "secondary":
+        try:
+            check_whole(native, request.path, options, families)
+        except BaseException:
+            _engine.close_native(native, time.monotonic())
+            raise
+    if not raw and not request.allow_pickle:
+        _engine.forbid_pickle(native)
+    return Opened(native, options, raw, {_engine.DEFAULT_FAMILY: options, **(families or {})})
+
+
+def _families_of_now(request: Request, before: Opened) -> dict[str, Options]:
+    """Return the column families to open a secondary anew with: its primary may have made and dropped some."""
+    names = _engine.list_families(request.path)
+    if request.column_families is not None:
+        return {name: options for name, options in request.column_families.items() if name in names}
+    new = {} if before.families.keys() >= set(names) else (_engine.load_options(request.path) or (None, {}))[1]
+    return {name: before.families.get(name) or new.get(name, before.options) for name in names}
+
+
+def _in_force(request: Request, found: _directory.Directory, raw: bool) -> tuple[Options, dict[str, Options] | None]:
+    """Return the options and column families to open a database with."""
     loaded = _engine.load_options(request.path) if found.is_database else None
     options, on_disk = _options(request, loaded, raw)
     if found.is_database and request.column_families is None:
@@ -205,16 +230,7 @@ def _open_checked(request: Request, found: _directory.Directory, raw: bool) -> O
     families = _engine.families_in_force(request.options, request.column_families, on_disk)
     if request.statistics:
         options.enable_statistics()
-    native = _open_when_unlocked(request, options, families)
-    if request.access.name == "secondary":
-        try:
-            _check_secondary(native, request, options, families)
-        except BaseException:
-            _engine.close_native(native, time.monotonic())
-            raise
-    if not raw and not request.allow_pickle:
-        _engine.forbid_pickle(native)
-    return Opened(native, options, raw, frozenset(families or {}) | {_engine.DEFAULT_FAMILY})
+    return options, families
 
 
 def _options(request: Request, loaded: Any, raw: bool) -> tuple[Options, dict[str, Options] | None]:
@@ -262,25 +278,3 @@ def _locked(error: LockedError, request: Request) -> LockedError:
     waited = f" after waiting {request.lock_timeout:g} s" if request.lock_timeout else ""
     text = f"{error}; the database is open elsewhere{waited}: close it there, or wait for it with lock_timeout="
     return LockedError(text, code=error.code, subcode=error.subcode)
-
-
-def _check_secondary(native: Any, request: Request, options: Options, families: dict[str, Options] | None) -> None:
-    """Refuse a secondary that shows an older state, or none, because files are damaged (D23).
-
-    RocksDB's secondary silently goes back to the last state whose files are all whole. Opened for
-    reading, the same database fails, or has other files.
-    """
-    missing: list[str] = []
-    for _ in range(_SECONDARY_ATTEMPTS):
-        primary = _engine.open_native(request.path, options, families, AccessType.read_only().native())
-        files, expected = _engine.file_names(native), _engine.file_names(primary)
-        _engine.close_native(primary, time.monotonic())
-        if files == expected:
-            return
-        missing = sorted(expected - files)
-        _engine.call(native.try_catch_up_with_primary)  # the primary may have moved on in between
-    raise CorruptionError(
-        f"Corruption: the secondary of {request.path!r} does not see files {missing!r} that the "
-        "database consists of; they are damaged or missing: restore them, or open it as read_only to be told more",
-        code=2,
-    )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from saferocks._options import AccessType
+    from saferocks._registry import State
+    from saferocks._secondary import Following
     from saferocks._settings import Duration, Policy, Trace
 
 #: Seconds between looks at calls in flight.
@@ -54,6 +56,8 @@ class DatabaseOwner(Owner):
         spares: Native column families that handles have left, by name and the number of the handle, for the next
             handles (D25): as many as were open at once. Calls may be under way in them.
         dropping: The names of the column families that are being dropped, of which nothing is kept.
+        following: How a secondary catches up; None for what is no secondary.
+        instance: Changes when the handles have gone over to another native instance (D26).
         settings: Changes when the encoding or the options of the database do, which its column families begin with.
         dumps: How batches encode what rocksdict does not store by itself; None for pickle.
         plain_tables: The column families of plain tables, whose scans cannot use total order.
@@ -63,8 +67,8 @@ class DatabaseOwner(Owner):
     """
 
     __slots__ = (
-        "access", "close_timeout", "directory", "dropping", "dumps", "families", "lock", "natives", "options",
-        "plain_tables", "raw", "settings", "spares",
+        "access", "close_timeout", "directory", "dropping", "dumps", "families", "following", "instance", "lock",
+        "natives", "options", "plain_tables", "raw", "settings", "spares",
     )  # fmt: skip
 
     name: str
@@ -92,6 +96,8 @@ class DatabaseOwner(Owner):
         self.natives: dict[str, Kept] = {}
         self.spares: dict[str, dict[int, Kept]] = {}
         self.dropping: set[str] = set()
+        self.following: Following | None = None
+        self.instance = object()
         self.settings = object()
         self.plain_tables: frozenset[str] = frozenset()
         self.dumps: Callable[[Any], bytes] | None = None
@@ -148,6 +154,20 @@ class DatabaseOwner(Owner):
         if self.closing or record.family in self.dropping:
             left.pop(record.id, None)
 
+    def retire(self, record: InstanceRecord, native: Any) -> None:
+        """Keep what a handle has had in another instance for as long as calls are under way in it (D26)."""
+        if native is not None:
+            family = record.family if isinstance(record, FamilyRecord) else _engine.DEFAULT_FAMILY
+            self.spares.setdefault(family, {})[_registry.next_number()] = Kept(native, None)
+
+    def drop_unused_spares(self) -> None:
+        """Let go of the spares that nobody refers to any more; under `lock`."""
+        for left in self._left(None):
+            for number in list(left):
+                kept = left.get(number)
+                if kept is not None and _engine.is_unused_slot(kept):
+                    left.pop(number, None)
+
     def wait_for_spares(self, deadline: float, name: str | None = None) -> None:
         """Wait until no call is under way in what handles have left, those of a column family or all.
 
@@ -185,10 +205,42 @@ class DatabaseOwner(Owner):
 _REUSABLE = (Reason.EXITED, Reason.CLOSED, Reason.COLLECTED)
 
 
-class FamilyRecord(HandleRecord):
+class InstanceRecord(HandleRecord):
+    """The record of a handle that goes over to another native instance of its database (D26).
+
+    A catch-up first sets `native`, then changes the owner's `instance`, and then unsets `live`. Here `instance` is
+    read first, then `live` is set to what `native` was, and then `instance` is looked at again. So `live` never
+    stays what it was before.
+    """
+
+    __slots__ = ()
+
+    owner: DatabaseOwner
+
+    def start(self, state: State) -> None:
+        """Make the handle usable."""
+        instance = self.owner.instance
+        super().start(state)
+        self.keep_up(instance)
+
+    def resume(self) -> Any:
+        """Return what the calls of a handle in use go through, which something has unset."""
+        instance = self.owner.instance
+        live = super().resume()
+        self.keep_up(instance)
+        return live
+
+    def keep_up(self, instance: object) -> None:
+        """Unset `live` if the handle may have gone over to another instance while it was set."""
+        if self.owner.instance is not instance:
+            self.disable()
+
+
+class FamilyRecord(InstanceRecord):
     """The record of a column family or of a whole database.
 
     Attributes:
+        changes: The settings that its native object was given, each by the method for it.
         family: The name of the column family.
         is_table: Whether it is read and written through; a handle for write batches is not.
         dumps: What it encodes with what rocksdict does not store by itself.
@@ -196,17 +248,17 @@ class FamilyRecord(HandleRecord):
         settings: The owner's, with which its native object was made; None once it has its own.
     """
 
-    __slots__ = ("dumps", "family", "is_table", "settings", "sink")
+    __slots__ = ("changes", "dumps", "family", "is_table", "settings", "sink")
 
     kind = "column_family"
     guarded = False
     disposes = True  # of `sink`
-    owner: DatabaseOwner
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
         self.is_table = is_table
         self.dumps: Callable[[Any], bytes] = pickle.dumps
+        self.changes: dict[str, Any] = {}
         self.settings: object | None = owner.settings
         super().__init__(owner)
 
@@ -271,10 +323,11 @@ class FamilyRecord(HandleRecord):
 
         D19: a write to one reaches RocksDB's log, fails, and makes every later write fail.
         """
+        advice = f"create it again with db.create_column_family({self.family!r})"
+        if not self.owner.access.writes:
+            advice = "its primary has dropped it; db.column_families has those that there are"
         return ColumnFamilyDroppedError(
-            f"Column family dropped: {self.family!r} of {self.owner.name!r}; create it again with "
-            f"db.create_column_family({self.family!r})",
-            code=15,
+            f"Column family dropped: {self.family!r} of {self.owner.name!r}; {advice}", code=15
         )
 
 

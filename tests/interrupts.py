@@ -119,8 +119,21 @@ def scans(db: Any) -> None:
         values.renew()
 
 
+def follows(db: Any) -> None:
+    """A secondary that is opened anew, with a scan, a column family and a checkpoint."""
+    access = saferocks.AccessType.secondary("following")
+    with saferocks.open(PATH, access_type=access) as secondary, secondary.items() as items:
+        family = secondary.get_column_family("f")
+        with secondary.checkpoint():
+            db[b"a"] = db.get_column_family("f")[b"a"] = b"%d" % state.wanted
+            db.flush()
+            secondary.try_catch_up_with_primary()
+            next(items)
+            assert secondary[b"a"] == family[b"a"] == b"%d" % state.wanted
+
+
 WORKS: dict[str, Callable[[Any], None]] = {
-    function.__name__: function for function in (nothing, reads, cursors, shared, writes, families, scans)
+    function.__name__: function for function in (nothing, reads, cursors, shared, writes, families, scans, follows)
 }
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5], ids=["every", "fifth"])
-@pytest.mark.parametrize("work", ["nothing", "reads", "cursors", "shared", "writes", "families", "scans"])
+@pytest.mark.parametrize("work", ["nothing", "reads", "cursors", "shared", "writes", "families", "scans", "follows"])
 def test_an_interrupt_at_each_moment(run_python: Run, work: str, stride: int) -> None:
     """It arrives; the database is closed or can be, no native object is left, and it opens again with its rows."""
     stride = 1 if work == "nothing" else stride

@@ -67,6 +67,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "_figures",
         "_metrics",
         "_groups",
+        "_secondary",
     ),
     ("_column_family",),
     ("_family_methods", "_batch_methods", "_opening", "_closing"),
