@@ -310,13 +310,6 @@ def test_each_program_opens_what_the_other_has_written(tmp_path: Path, writer: s
         assert (store.users(), store.next_due(), store.last_visits(b"ann", 0, 9)) == (["ann"], 1810, [(11, b"/")])
 
 
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The examples on the page do what they show."""
-    monkeypatch.chdir(tmp_path)
-    failures, tried = doctest.testfile(str(ROOT / "docs" / "migrate.md"), module_relative=False)
-    assert (failures, tried) == (0, PAGE.count(">>> "))
-
-
 def test_what_the_page_says_of_classes() -> None:
     """Option classes are rocksdict's own; handles, read options and access types are saferocks'."""
     assert saferocks.Options is rocksdict.Options
