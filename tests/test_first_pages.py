@@ -54,6 +54,17 @@ def test_a_forgotten_with_is_told_as_shown(run_python: Run, tmp_path: Path, page
     assert run_python(program, name=name).stderr.count("Warning: ") == 0
 
 
+def test_a_program_without_logging_gets_the_events_as_shown(run_python: Run, tmp_path: Path) -> None:
+    """The tutorial's forgetful program, without `-W default`, writes the two events that the tutorial shows."""
+    (program,) = files("docs/tutorial.md", "forgetful.py")
+    run = run_python(program, name="forgetful.py")
+    told = re.sub(r"age=\d\.\d+", "age=0.0", run.stderr.replace(f"{tmp_path}/", ""))
+    (shown,) = re.findall(
+        r"^(saferocks\.handle_unscoped .*?)^```", text_of("docs/tutorial.md"), re.MULTILINE | re.DOTALL
+    )
+    assert normalized(told) == normalized(shown)
+
+
 def test_mypy_finds_what_the_tutorial_leaves_unentered(run_python: Run, tmp_path: Path) -> None:
     """Mypy refuses the tutorial's program at the line, and by the type, that it shows."""
     pytest.importorskip("mypy")
