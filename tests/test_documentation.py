@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
+SHOWN_TEST = r"```toml\n(.*?)```\n.*?<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
-TEST_LINK = re.compile(r"\[(test_d\d\d)\]\((tests/\w+\.py)\)")
+TEST_LINK = re.compile(r"\[(test_d\d\d)\]\(\.\./(tests/\w+\.py)\)")
 
 
 def test_the_readme_runs() -> None:
@@ -122,6 +122,7 @@ def test_the_page_on_observability_has_every_event() -> None:
     [
         *("README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"),
         *("docs/debugging.md", "docs/command.md", "docs/observability.md"),
+        *("docs/tutorial.md", "docs/migrate.md", "docs/testing.md"),
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
@@ -131,9 +132,9 @@ def test_links_lead_somewhere(page: str) -> None:
     assert broken == []
 
 
-def test_each_row_of_the_readme_names_a_file_with_that_test() -> None:
-    """Each defect in the README's table links to a file that has its test and its canary."""
-    rows = TEST_LINK.findall((ROOT / "README.md").read_text())
+def test_each_defect_names_a_file_with_its_test() -> None:
+    """Each defect in the page's first table links to a file that has its test and its canary."""
+    rows = TEST_LINK.findall((ROOT / "docs/rocksdict-defects.md").read_text())
     assert len(rows) == 24
     missing = [row for row in rows if f"def {row[0]}_" not in (ROOT / row[1]).read_text()]
     assert missing == []
@@ -150,10 +151,10 @@ def test_the_readme_has_the_two_commands() -> None:
     ]
 
 
-def test_the_readme_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
-    """The README's one line and its test file give the error that the README shows, but for paths and times."""
-    readme = (ROOT / "README.md").read_text()
-    line, test, shown = re.search(SHOWN_TEST, readme, re.DOTALL).groups()
+def test_the_page_on_testing_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
+    """The page's one line and its test file give the error that it shows, but for paths and times."""
+    page = (ROOT / "docs/testing.md").read_text()
+    line, test, shown = re.search(SHOWN_TEST, page, re.DOTALL).groups()
     pytester.makepyprojecttoml(line)
     pytester.makepyfile(test_jobs=test)
     run = pytester.runpytest_subprocess("-p", "no:xdist")
@@ -165,7 +166,9 @@ def test_the_readme_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
     run.stdout.fnmatch_lines(["    database: *test_worker0*jobs.db"])
 
 
-@pytest.mark.parametrize("page", ["docs/debugging.md", "docs/command.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/debugging.md", "docs/command.md", "docs/tutorial.md", "docs/migrate.md", "docs/testing.md"]
+)
 def test_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples of a page do what they show, from its top to its end, but for ages and paths."""
     monkeypatch.chdir(tmp_path)
