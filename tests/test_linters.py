@@ -47,7 +47,7 @@ def lines(text: str, folder: Path) -> list[str]:
     """Return the lines of a tool, without indentation, in which the directory is not named."""
     here = str(folder.resolve())
     told = [line.strip().replace(f"{here}/", "") for line in text.replace("\xa0", " ").splitlines()]
-    return [line for line in told if line and line != f"{here}/jobs.py" and line != "jobs.py"]
+    return [line for line in told if line not in ("", "jobs.py")]
 
 
 @pytest.mark.parametrize("command", CONSOLES)
