@@ -226,12 +226,18 @@ def start() -> None:
 
 
 def check_process() -> None:
-    """Refuse to work in a process whose background threads are missing (D14).
+    """Refuse to work in a process whose background threads are missing, or will be missed by its children (D14).
 
     Raises:
-        ForkedProcessError: If they were left behind in the process that this one was forked from.
+        ForkedProcessError: If they were left behind in the process that this one was forked from, or if this one is
+            to be forked by uWSGI, of which neither Python nor its children would be told.
     """
     _process.see()
+    if _process.forks_unseen():
+        raise errors.ForkedProcessError(
+            "uWSGI is to fork its workers from this process without telling Python, and RocksDB cannot work in both; "
+            "open databases in the workers: set lazy-apps = true, or open in a function under uwsgidecorators.postfork"
+        )
     if forked:
         raise errors.ForkedProcessError(
             "this process was forked from one that had opened a database, and RocksDB cannot work in both; "

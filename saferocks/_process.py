@@ -9,7 +9,8 @@ by slow ways only, which ask `see` first; at all other times `forking` is empty,
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,20 @@ def see() -> None:
     if is_inherited():
         for adopt in _adopters:
             adopt()
+
+
+def forks_unseen() -> bool:
+    """Tell whether this process is to be forked by a program that does not tell Python of it.
+
+    uWSGI loads a program, and then forks its workers in C. Unless it is told to, it calls none of Python's hooks
+    for forks, so the workers would use their parent's handles as their own.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")  # which is there in a server alone: it is no file
+    opt = getattr(uwsgi, "opt", None)
+    if not isinstance(opt, dict) or opt.get("py-call-osafterfork") in (True, b"true", b"1"):
+        return False
+    master = uwsgi.masterpid()  # 0 where there is none; mules and spoolers have it too, and are its children
+    return bool(master == os.getpid() if master else uwsgi.numproc > 1 and uwsgi.worker_id() == 0)
 
 
 def when_forked(adopt: Callable[[], None]) -> None:

@@ -73,7 +73,11 @@ class ForkedHandleError(HandleClosedError):
 
 
 class ForkedProcessError(SaferocksError):
-    """A database was opened in a child process whose parent had opened one before the fork."""
+    """A database was opened where it could not work after a fork.
+
+    That is in a child process whose parent had opened one before the fork, or in a process that uWSGI is about to
+    fork without telling Python, so that its workers could not know what is not theirs.
+    """
 
 
 class PortForbiddenError(SaferocksError):
