@@ -42,6 +42,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "_text",
         "_manifest",
         "_options_file",
+        "_limits",
         "_lock_holder",
         "_terminal",
         "_temporary",
