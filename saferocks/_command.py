@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from saferocks import _terminal
+from saferocks import _limits, _terminal
 from saferocks._text import printable
 from saferocks.errors import (
     BusyError,
@@ -88,6 +87,7 @@ def _positive(text: str) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
+    _check_system()
     run = _load(options.command)
     from saferocks._shadow import check_database
 
@@ -96,7 +96,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         if not os.path.isdir(folder):
             raise UsageError(f"--db-path {printable(folder)!r} is no directory")
     options.db_path = [os.path.abspath(folder) for folder in options.db_path]
-    _allow_many_files()
+    _limits.allow_many_files()
     return run(options)
 
 
@@ -116,10 +116,17 @@ def _load(command: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def _allow_many_files() -> None:
-    """Let this process open as many files as it may: a database is opened with all of its files."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _check_system() -> None:
+    """Refuse a system on which nothing can be read without a trace: it takes links that anybody may make.
+
+    Raises:
+        UsageError: On Windows, where making one is a privilege.
+    """
+    if not _limits.are_known():
+        raise UsageError(
+            "there is no such command on Windows, where a database cannot be read without changing it; "
+            "make a checkpoint (db.checkpoint()), copy it to a Linux or macOS machine and look at it there"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,8 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _terminal.prepare_streams()
     signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, _terminated)
+    hangup = getattr(signal, "SIGHUP", None)  # which Windows lacks
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # as under nohup
+        signal.signal(hangup, _terminated)
     name = "saferocks"
     try:
         options = _parser().parse_args(arguments)

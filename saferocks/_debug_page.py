@@ -16,11 +16,11 @@ from saferocks import _settings
 from saferocks._debug_figures import LASTING
 from saferocks._groups import LABEL_WIDTH
 from saferocks._terminal import size
-from saferocks._text import clipped, printable
+from saferocks._text import clipped, printable, printable_path
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from saferocks._debug_figures import Database, Figures
     from saferocks._groups import Group
@@ -154,11 +154,12 @@ def _place(group: Group) -> str:
 
 
 def _line(line: str) -> str:
-    return f"<code{_title(line, _PATH_WIDTH)}>{_brief(line, _PATH_WIDTH)}</code>"
+    return f"<code{_title(line, _PATH_WIDTH, printable_path)}>{_brief(line, _PATH_WIDTH, printable_path)}</code>"
 
 
 def _path(path: str) -> str:
-    return f'<td class="mono"{_title(path, _PATH_WIDTH)}>{_brief(path, _PATH_WIDTH)}</td>'
+    shown = _brief(path, _PATH_WIDTH, printable_path)
+    return f'<td class="mono"{_title(path, _PATH_WIDTH, printable_path)}>{shown}</td>'
 
 
 def _databases(databases: Sequence[Database]) -> str:
@@ -179,14 +180,14 @@ def _database(database: Database) -> str:
     return f'<tr>{_path(database.path)}<td class="number">{database.handles}</td>{cells}</tr>'
 
 
-def _brief(text: str, most: int) -> str:
+def _brief(text: str, most: int, write: Callable[[str], str] = printable) -> str:
     """Return so many characters of a text, which may have millions; JSON has them all."""
-    return _safe(clipped(text, most))
+    return escape(write(clipped(text, most)))
 
 
-def _title(text: str, most: int) -> str:
+def _title(text: str, most: int, write: Callable[[str], str] = printable) -> str:
     """Return what shows more of a text to whoever points at it, if there is more."""
-    return f' title="{_brief(text, _TITLE_WIDTH)}"' if len(text) > most else ""
+    return f' title="{_brief(text, _TITLE_WIDTH, write)}"' if len(text) > most else ""
 
 
 def _safe(text: str) -> str:

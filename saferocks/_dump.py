@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _registry
 from saferocks._groups import LABEL_WIDTH, groups
-from saferocks._text import clipped, printable
+from saferocks._text import clipped, printable, printable_path
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ _STDERR = 2
 _FAULTS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
 #: What the system does at once, and asks no process.
 _ORDERS = ("SIGKILL", "SIGSTOP")
+#: What to give: Windows has no signal for programs to use as they like, but one for Ctrl+Break.
+_SUCH = "signal.SIGUSR1" if hasattr(signal, "SIGUSR1") else "signal.SIGBREAK"
 #: Milliseconds for which a reader of a pipe or terminal that does not block may have no room for more.
 _PATIENCE = 1000
 
@@ -60,8 +62,8 @@ def dump() -> str:
 
 def _as_text(group: Group) -> str:
     labels = "".join(f" [{printable(clipped(label, LABEL_WIDTH))}]" for label in group.labels)
-    database = "" if group.database is None else f", {printable(group.database)}"
-    stack = "".join(f"    {printable(line)}\n" for line in group.stack)
+    database = "" if group.database is None else f", {printable_path(group.database)}"
+    stack = "".join(f"    {printable_path(line)}\n" for line in group.stack)
     return f"{group.count} {group.kind}{labels}, oldest {in_words(group.oldest)}{database}\n{stack}"
 
 
@@ -76,7 +78,7 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
     written is answered by that one.
 
     Args:
-        number: The signal, such as `signal.SIGUSR1`.
+        number: The signal, such as `signal.SIGUSR1`; on Windows `signal.SIGBREAK`, which is Ctrl+Break.
         file: Where to append the text; stderr if left out, and nowhere in a process started without one.
 
     Returns:
@@ -93,7 +95,7 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
         ...     pass  # `kill -USR1` tells what is open
     """
     if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(f"number is {number!r}; give a signal, such as signal.SIGUSR1")
+        raise TypeError(f"number is {number!r}; give a signal, such as {_SUCH}")
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals are handled in the main thread only; call dump_on_signal() there")
     _check_signal(number)
@@ -105,11 +107,11 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
 
 def _check_signal(number: int) -> None:
     if number not in signal.valid_signals():
-        raise ValueError(f"there is no signal {number} here; give one such as signal.SIGUSR1")
+        raise ValueError(f"there is no signal {number} here; give one such as {_SUCH}")
     if any(number == getattr(signal, name, None) for name in _FAULTS):
         raise ValueError(f"signal {number} tells of a crash, which Python cannot handle; use faulthandler for that")
     if any(number == getattr(signal, name, None) for name in _ORDERS):
-        raise ValueError(f"signal {number} cannot be handled by any process; give one such as signal.SIGUSR1")
+        raise ValueError(f"signal {number} cannot be handled by any process; give one such as {_SUCH}")
 
 
 def _check(path: str) -> None:
@@ -188,7 +190,7 @@ def _dump_of_this_moment() -> str:
 
 def _open(path: str) -> int:
     """Open a file to append to; anew each time, as it may have been rotated away."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
 
 def _write_all(target: int, data: bytes) -> None:
@@ -201,6 +203,8 @@ def _write_all(target: int, data: bytes) -> None:
 
 
 def _has_room(target: int) -> bool:
+    if not hasattr(select, "poll"):  # on Windows, where no pipe that Python writes to is so
+        return False
     waiting = select.poll()
     waiting.register(target, select.POLLOUT)
     return bool(waiting.poll(_PATIENCE))

@@ -116,4 +116,5 @@ def _end_before_destructors() -> None:
 
 
 _process.when_forked(_adopt)
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_process.see)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_process.see)

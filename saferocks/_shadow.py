@@ -228,7 +228,7 @@ def _current(where: str) -> bytes | None:
 def _check_readable(where: str) -> None:
     """Raise PermissionError if CURRENT or the MANIFEST may not be read: that is no damage."""
     with suppress(FileNotFoundError, IsADirectoryError, CorruptionError):
-        os.close(os.open(os.path.join(where, _manifest.current_name(where)), os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open(os.path.join(where, _manifest.current_name(where)), os.O_RDONLY))
 
 
 def _check_comparator(where: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import sys
 from contextlib import ExitStack, suppress
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from saferocks import _log_files, _manifest
+from saferocks import _limits, _log_files, _manifest
 from saferocks._options_file import read_options_file
 from saferocks._text import printable, printable_bytes
 from saferocks.errors import CorruptionError, IOFailedError, NotSupportedError
@@ -265,8 +264,8 @@ def _check_names(manifest: _manifest.Manifest) -> None:
 
 def free_descriptors() -> int:
     """Return how many more files may be opened, apart from those that all else may need."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
+    limit = _limits.files_allowed()
+    if limit is None:
         return sys.maxsize
     used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     return limit - used - SPARE_DESCRIPTORS
@@ -330,7 +329,7 @@ def _open(file: str, pinned: ExitStack | None) -> str:
     Without `pinned` that is its name.
     """
     # What is no file, a pipe say, is not waited for.
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     if pinned is None:
         os.close(descriptor)
         return file

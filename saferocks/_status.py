@@ -28,6 +28,7 @@ _STATUSES: tuple[tuple[str, int, type[EngineError]], ...] = (
 _REFINEMENTS: tuple[tuple[str, type[EngineError]], ...] = (
     ("lock hold by current process", errors.LockedError),
     ("While lock file", errors.LockedError),
+    ("Failed to create lock file", errors.LockedError),  # as it is on Windows; what follows is in the user's language
     ("No space left on device", errors.NoSpaceError),
     ("operation in read only mode", errors.ReadOnlyError),
     ("operation in secondary mode", errors.ReadOnlyError),

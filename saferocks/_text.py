@@ -7,6 +7,7 @@ What is written so can be read back.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,16 @@ def printable(text: str) -> str:
         a\x1b[31m
     """
     return text.translate(_ESCAPED)
+
+
+def printable_path(text: str) -> str:
+    r"""Write a path, or a line of a file, in printable characters; a `\` that parts directories stays one.
+
+    Example:
+        >>> print(printable_path("jobs\x1b.py:17"))
+        jobs\x1b.py:17
+    """
+    return printable(text).replace("\\\\", "\\") if os.sep == "\\" else printable(text)
 
 
 def clipped(text: str, most: int) -> str:

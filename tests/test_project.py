@@ -42,6 +42,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "_text",
         "_manifest",
         "_options_file",
+        "_limits",
         "_lock_holder",
         "_terminal",
         "_temporary",
@@ -174,11 +175,14 @@ def test_every_public_class_and_function_is_documented() -> None:
     assert undocumented == []
 
 
-def test_the_version_is_that_of_the_distribution() -> None:
-    """`saferocks.__version__` is the version in pyproject.toml."""
-    declared = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert declared is not None
-    assert saferocks.__version__ == declared[1]
+def test_the_version_is_in_one_place() -> None:
+    """pyproject.toml takes the version from `saferocks.__version__`, and the changelog has an entry for it."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in text
+    assert '[tool.hatch.version]\npath = "saferocks/__init__.py"\n' in text
+    assert not re.search(r"^version\b", text, re.MULTILINE)
+    entries = re.findall(r"^## \[?([\d.]+)", (ROOT / "docs" / "changelog.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert entries[0] == saferocks.__version__
 
 
 def test_the_package_is_marked_as_typed() -> None:
