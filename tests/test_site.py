@@ -61,9 +61,9 @@ def pages(site: Path) -> dict[Path, BeautifulSoup]:
 def methods(owner: Any) -> Iterator[str]:
     """Yield the names of what a class of ours offers."""
     for name in dir(owner):
-        if not name.startswith("_") and not inspect.ismemberdescriptor(value := inspect.getattr_static(owner, name)):
-            if callable(value) or isinstance(value, (property, staticmethod, classmethod)):
-                yield name
+        value = inspect.getattr_static(owner, name)
+        if not name.startswith("_") and (callable(value) or isinstance(value, (property, staticmethod, classmethod))):
+            yield name
 
 
 def public_names() -> Iterator[str]:
