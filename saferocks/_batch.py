@@ -152,11 +152,25 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         self._add("put_entity", key, names, values)
 
     def delete(self, key: Key, column_family: ColumnFamily | None = None) -> None:
-        """Add the deletion of a key (`WriteBatch::Delete`); a missing key is no error."""
+        """Add the deletion of a key (`WriteBatch::Delete`); a missing key is no error.
+
+        Args:
+            key: The key.
+            column_family: Where from, if not from the default; from `db.get_column_family_handle(name)`.
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+            InvalidArgumentError: If the column family is of another database.
+        """
         self._add("delete", key, column_family=column_family)
 
     def delete_range(self, begin: Key, end: Key, column_family: ColumnFamily | None = None) -> None:
         """Add the deletion of all keys in `begin <= key < end` (`WriteBatch::DeleteRange`).
+
+        Args:
+            begin: The first key of the range.
+            end: The first key after it.
+            column_family: Where from, if not from the default; from `db.get_column_family_handle(name)`.
 
         Raises:
             InvalidArgumentError: If `end` comes before `begin`.
@@ -335,11 +349,22 @@ class WriteBatch(BatchWrites):
         self._families = set() if self._family is None else {self._family}
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
-        """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores."""
+        """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores.
+
+        Args:
+            dumps: Makes bytes of a value.
+        """
         _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
 
     def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
-        """Write what names no column family to this one; None for the default one."""
+        """Write what names no column family to this one.
+
+        Args:
+            column_family: From `db.get_column_family_handle(name)`; None for the default one.
+
+        Raises:
+            InvalidArgumentError: If the batch is for another database.
+        """
         self._record.live
         if column_family is None:
             _engine.call(self._record.live.set_default_column_family, None)
