@@ -107,11 +107,22 @@ class WriteBatch(BatchWrites):
         self._families = set() if self._family is None else {self._family}
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
-        """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores."""
+        """Encode values of a typed batch with `dumps` where they are of no type that rocksdict stores.
+
+        Args:
+            dumps: Makes bytes of a value.
+        """
         _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
 
     def set_default_column_family(self, column_family: ColumnFamily | None = None) -> None:
-        """Write what names no column family to this one; None for the default one."""
+        """Write what names no column family to this one.
+
+        Args:
+            column_family: From `db.get_column_family_handle(name)`; None for the default one.
+
+        Raises:
+            InvalidArgumentError: If the batch is for another database.
+        """
         self._record.live
         if column_family is None:
             _engine.call(self._record.live.set_default_column_family, None)

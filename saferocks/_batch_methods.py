@@ -47,6 +47,12 @@ class BatchMethods(FamilyMethods):
             warn_after: Seconds after which it is overdue; see `items`.
             expire_after: Seconds after which it is released, see `items`; what it holds is then not written,
                 and leaving its `with` raises HandleExpiredError.
+
+        Returns:
+            A scope; enter it to fill the batch, leave it to write it.
+
+        Raises:
+            ReadOnlyError: If the database is open for reading.
         """
         self._record.live
         record = self._main._record
@@ -76,8 +82,12 @@ class BatchMethods(FamilyMethods):
             warn_after: Seconds after which it is overdue; see `items`.
             expire_after: Seconds after which it is released, as for `write_batch`; what it has flushed stays.
 
+        Returns:
+            A scope; enter it to write, leave it to write the last of it.
+
         Raises:
             ValueError: If `flush_bytes` is not positive.
+            ReadOnlyError: If the database is open for reading.
         """
         if isinstance(flush_bytes, bool) or not isinstance(flush_bytes, int):
             raise TypeError(f"flush_bytes is {flush_bytes!r}; give a number of bytes")

@@ -147,11 +147,25 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         self._add("put_entity", key, names, values)
 
     def delete(self, key: Key, column_family: ColumnFamily | None = None) -> None:
-        """Add the deletion of a key (`WriteBatch::Delete`); a missing key is no error."""
+        """Add the deletion of a key (`WriteBatch::Delete`); a missing key is no error.
+
+        Args:
+            key: The key.
+            column_family: Where from, if not from the default; from `db.get_column_family_handle(name)`.
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+            InvalidArgumentError: If the column family is of another database.
+        """
         self._add("delete", key, column_family=column_family)
 
     def delete_range(self, begin: Key, end: Key, column_family: ColumnFamily | None = None) -> None:
         """Add the deletion of all keys in `begin <= key < end` (`WriteBatch::DeleteRange`).
+
+        Args:
+            begin: The first key of the range.
+            end: The first key after it.
+            column_family: Where from, if not from the default; from `db.get_column_family_handle(name)`.
 
         Raises:
             InvalidArgumentError: If `end` comes before `begin`.

@@ -169,7 +169,16 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         _engine.call(self._record.sink.put_entity, key, names, values, write_opt)
 
     def delete(self, key: Key, write_opt: WriteOptions | None = None) -> None:
-        """Delete a key; a missing one is no error (`Delete`)."""
+        """Delete a key; a missing one is no error (`Delete`).
+
+        Args:
+            key: The key.
+            write_opt: How RocksDB writes.
+
+        Raises:
+            TypeError: If the database cannot hold such a key.
+            ReadOnlyError: If the database is open for reading.
+        """
         try:
             self._record.sink.delete(key, write_opt)
         except BaseException as error:  # noqa: BLE001 - see above
@@ -181,8 +190,15 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
     def delete_range(self, begin: Key, end: Key, write_opt: WriteOptions | None = None) -> None:
         """Delete all keys in `begin <= key < end` (`DeleteRange`).
 
+        Args:
+            begin: The first key of the range.
+            end: The first key after it.
+            write_opt: How RocksDB writes.
+
         Raises:
+            TypeError: If the database cannot hold such a key.
             InvalidArgumentError: If `end` comes before `begin`.
+            ReadOnlyError: If the database is open for reading.
         """
         self._record.sink
         _ordering.check_range(self._raw, begin, end)
@@ -194,6 +210,10 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         Args:
             paths: The files, made with `SstFileWriter`.
             opts: Whether to move the files, and more.
+
+        Raises:
+            ReadOnlyError: If the database is open for reading.
+            EngineError: If there is no such file, or it is no SST file.
         """
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f"paths is {paths!r}; give a list of paths")
@@ -298,7 +318,11 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
     # ---- settings of this handle
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
-        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
+        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle).
+
+        Args:
+            dumps: Makes bytes of a value.
+        """
         self._record.live
         self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_engine.is_busy`
         self._change("set_dumps", dumps)
@@ -306,15 +330,27 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             self._record.owner.dumps = dumps
 
     def set_loads(self, loads: Callable[[bytes], Any]) -> None:
-        """Decode with `loads` what `dumps` has encoded (instead of unpickling)."""
+        """Decode with `loads` what `dumps` has encoded (instead of unpickling).
+
+        Args:
+            loads: Makes a value of bytes.
+        """
         self._change("set_loads", _engine.check_callable("loads", loads))
 
     def set_read_options(self, read_opt: ReadOptions) -> None:
-        """Use these options for point reads from now on; their bounds do not apply."""
+        """Use these options for point reads from now on.
+
+        Args:
+            read_opt: How RocksDB reads; its bounds do not apply.
+        """
         self._change("set_read_options", check_read_options(read_opt).native())
 
     def set_write_options(self, write_opt: WriteOptions) -> None:
-        """Use these options for writes from now on."""
+        """Use these options for writes from now on.
+
+        Args:
+            write_opt: How RocksDB writes.
+        """
         self._change("set_write_options", write_opt)
 
     def _change(self, method: str, value: Any) -> None:
@@ -340,8 +376,12 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
     def set_options(self, options: dict[str, str]) -> None:
         """Change options of the column family while it is open (`SetOptions`).
 
+        Args:
+            options: Names of options, as RocksDB writes them, and their values as text.
+
         Raises:
             InvalidArgumentError: If RocksDB has no such option, or it cannot be changed.
+            ReadOnlyError: If the database is open for reading.
         """
         self._record.owner.check_writable("set_options()")  # D8: rocksdict lets it through
         _engine.call(self._record.live.set_options, options)
@@ -349,17 +389,39 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
     # ---- the files, and what RocksDB says of itself
 
     def flush(self, wait: bool = True) -> None:
-        """Write the memtable to disk (`Flush`); other threads run meanwhile."""
+        """Write the memtable to disk (`Flush`); other threads run meanwhile.
+
+        Args:
+            wait: Return when it is there, and not when it has begun.
+
+        Raises:
+            ReadOnlyError: If the database is open for reading.
+            EngineError: If it cannot be written.
+        """
         _engine.call(self._record.sink.flush, wait)
 
     def flush_wal(self, sync: bool = True) -> None:
-        """Write the write-ahead log to disk (`FlushWAL`)."""
+        """Write the write-ahead log to disk (`FlushWAL`).
+
+        Args:
+            sync: Have the disk itself store it, too (`fsync`).
+
+        Raises:
+            ReadOnlyError: If the database is open for reading.
+            EngineError: If it cannot be written.
+        """
         _engine.call(self._record.sink.flush_wal, sync)
 
     def compact_range(self, begin: Key, end: Key, compact_opt: CompactOptions | None = None) -> None:
-        """Compact the keys in a range; None leaves that end open (`CompactRange`).
+        """Compact the keys in a range (`CompactRange`).
+
+        Args:
+            begin: The first key of the range; None for all from the first on.
+            end: The last key of it; None for all to the last.
+            compact_opt: How RocksDB compacts.
 
         Raises:
+            ReadOnlyError: If the database is open for reading.
             EngineError: If RocksDB counted background errors meanwhile, the compaction's own
                 among them: rocksdict does not hand on what went wrong.
         """
@@ -381,12 +443,19 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         return "Corruption: writes go on"  # and what it was nobody knows
 
     def property_value(self, name: str) -> str | None:
-        """Return a property of RocksDB as text, or None if there is none of that name (`GetProperty`)."""
+        """Return a property of RocksDB as text, or None if there is none of that name (`GetProperty`).
+
+        Args:
+            name: Such as `rocksdb.stats`.
+        """
         value: str | None = _engine.call(self._record.live.property_value, name)
         return value
 
     def property_int_value(self, name: str) -> int | None:
         """Return a property of RocksDB as a number, or None if there is none (`GetIntProperty`).
+
+        Args:
+            name: Such as `rocksdb.estimate-num-keys`.
 
         Raises:
             EngineError: If the property is text.

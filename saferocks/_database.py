@@ -284,6 +284,9 @@ class Rdict(BatchMethods):
                 what its database or `configure` says if left out.
             expire_after: Seconds after which it is released, likewise, and its scans with it.
 
+        Returns:
+            A scope; enter it to read.
+
         Raises:
             ValueError: If a duration is not positive and finite, or `warn_after` not shorter than `expire_after`.
             ColumnFamilyNotFoundError: If there is no such column family.
@@ -351,6 +354,9 @@ class Rdict(BatchMethods):
         """Open a checkpoint object, which makes openable copies of the database (`Checkpoint`).
 
         The arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to make copies.
         """
         self._record.live
         return Checkpoint(self._main, label=label, warn_after=warn_after, expire_after=expire_after)
@@ -358,7 +364,11 @@ class Rdict(BatchMethods):
     # ---- the whole database
 
     def cancel_all_background(self, wait: bool) -> None:
-        """Stop compactions and flushes, for good (`CancelAllBackgroundWork`)."""
+        """Stop compactions and flushes, for good (`CancelAllBackgroundWork`).
+
+        Args:
+            wait: Return when they have ended, and not when they have been told to.
+        """
         _engine.call(self._record.live.cancel_all_background, wait)
 
     def try_catch_up_with_primary(self) -> None:
@@ -395,6 +405,9 @@ class Rdict(BatchMethods):
         """Compare the open handles with RocksDB's own counts.
 
         Open with `statistics=True` for the iterators; without it the report says that they were not checked.
+
+        Returns:
+            Both counts, and what could not be compared.
         """
         main = self._main._record
         self._record.live
@@ -406,6 +419,10 @@ class Rdict(BatchMethods):
     @staticmethod
     def destroy(path: StrPath, options: Options | None = None) -> None:
         """Delete a database that nobody has open (`DestroyDB`); a path where there is none is no error.
+
+        Args:
+            path: The database.
+            options: Its options, which say where else it has files; rocksdict's defaults if left out.
 
         Raises:
             LockedError: If it is open.
@@ -438,7 +455,16 @@ class Rdict(BatchMethods):
 
     @staticmethod
     def list_cf(path: StrPath, options: Options | None = None) -> list[str]:
-        """List the column families of a database that may be closed (`ListColumnFamilies`)."""
+        """List the column families of a database that may be closed (`ListColumnFamilies`).
+
+        Args:
+            path: The database.
+            options: Its options; rocksdict's defaults if left out.
+
+        Raises:
+            IOFailedError: If there is no database at the path.
+            CorruptionError: If its MANIFEST is damaged.
+        """
         target = text_path(path)
         if os.path.isdir(target):
             _log_files.check(target)

@@ -48,6 +48,9 @@ class FamilyMethods(FamilyAccess):
     def get_column_family(self, name: str) -> Self:
         """Return a column family, for reading and writing; it is closed with its database.
 
+        Args:
+            name: Its name.
+
         Raises:
             ColumnFamilyNotFoundError: If the database has none of that name.
         """
@@ -58,6 +61,9 @@ class FamilyMethods(FamilyAccess):
 
     def get_column_family_handle(self, name: str) -> ColumnFamily:
         """Return a column family as write batches name it; it is closed with its database.
+
+        Args:
+            name: Its name.
 
         Raises:
             ColumnFamilyNotFoundError: If the database has none of that name.
@@ -75,6 +81,9 @@ class FamilyMethods(FamilyAccess):
         Args:
             name: Its name.
             options: Its options; rocksdict's defaults in the mode of this database if left out.
+
+        Returns:
+            The column family, for reading and writing; it is closed with its database.
 
         Raises:
             InvalidArgumentError: If there is one of that name.
@@ -100,6 +109,9 @@ class FamilyMethods(FamilyAccess):
         """Delete a column family and its rows (`DropColumnFamily`).
 
         Handles of it raise ColumnFamilyDroppedError from then on; open scans of it go on.
+
+        Args:
+            name: Its name.
 
         Raises:
             ColumnFamilyNotFoundError: If there is none of that name.

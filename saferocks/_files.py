@@ -102,7 +102,7 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
         _engine.call(self._record.live.create_checkpoint, target)
 
     def create_checkpoint(self, path: StrPath) -> None:
-        """Copy the database; rocksdict's name for `create`."""
+        """Copy the database: rocksdict's name for `create`; the arguments are those of `create`."""
         self.create(path)
 
 
@@ -194,6 +194,9 @@ class SstFileWriter(LeasedHandle[SstRecord]):
     def open(self, path: StrPath) -> None:
         """Begin a file.
 
+        Args:
+            path: The file to make; one that is there is written over.
+
         Raises:
             InvalidArgumentError: If another one is unfinished.
             IOFailedError: If it cannot be made.
@@ -234,7 +237,11 @@ class SstFileWriter(LeasedHandle[SstRecord]):
         return size
 
     def set_dumps(self, dumps: Callable[[Any], bytes]) -> None:
-        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle)."""
+        """Encode with `dumps` the values that rocksdict does not store by itself (instead of pickle).
+
+        Args:
+            dumps: Makes bytes of a value.
+        """
         _engine.call(self._record.live.set_dumps, _engine.check_callable("dumps", dumps))
 
     def __setitem__(self, key: Key, value: Any) -> None:

@@ -173,6 +173,9 @@ class RdictIter(LeasedHandle[CursorRecord]):
     def seek(self, key: Key) -> None:
         """Go to the first row at or after `key` (`Seek`).
 
+        Args:
+            key: The key; there may be no such row.
+
         Raises:
             TypeError: If the database cannot hold such a key.
         """
@@ -180,6 +183,9 @@ class RdictIter(LeasedHandle[CursorRecord]):
 
     def seek_for_prev(self, key: Key) -> None:
         """Go to the last row at or before `key` (`SeekForPrev`).
+
+        Args:
+            key: The key; there may be no such row.
 
         Raises:
             TypeError: If the database cannot hold such a key.

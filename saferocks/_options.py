@@ -55,51 +55,99 @@ class ReadOptions:
         self._settings, self._native = trial, native
 
     def fill_cache(self, v: bool = True) -> None:
-        """Whether blocks read by scans go into the block cache (`fill_cache`)."""
+        """Put blocks that scans read into the block cache, or not (`fill_cache`).
+
+        Args:
+            v: Whether to.
+        """
         self._set("fill_cache", v)
 
     def set_async_io(self, v: bool) -> None:
-        """Whether to prefetch asynchronously (`async_io`)."""
+        """Read ahead asynchronously, or not (`async_io`).
+
+        Args:
+            v: Whether to.
+        """
         self._set("set_async_io", v)
 
     def set_background_purge_on_iterator_cleanup(self, v: bool) -> None:
-        """Whether files that a scan kept are deleted later (`background_purge_on_iterator_cleanup`)."""
+        """Leave deleting the files that a scan kept to a background thread (`background_purge_on_iterator_cleanup`).
+
+        Args:
+            v: Whether to; else the scan's release deletes them.
+        """
         self._set("set_background_purge_on_iterator_cleanup", v)
 
     def set_iterate_lower_bound(self, key: Any) -> None:
-        """First key that a scan may return (`iterate_lower_bound`); None takes the bound away."""
+        """Let scans return no key before this one (`iterate_lower_bound`).
+
+        Args:
+            key: The first key that may come out; None takes the bound away.
+        """
         self._lower = key
 
     def set_iterate_upper_bound(self, key: Any) -> None:
-        """First key that a scan may not return (`iterate_upper_bound`); None takes the bound away."""
+        """Let scans return this key no more, nor any after it (`iterate_upper_bound`).
+
+        Args:
+            key: The first key that may not come out; None takes the bound away.
+        """
         self._upper = key
 
     def set_max_skippable_internal_keys(self, num: int) -> None:
-        """After how many deleted or overwritten keys a seek gives up with IncompleteError (0: never)."""
+        """Limit how long a seek passes over what was deleted (`max_skippable_internal_keys`).
+
+        Args:
+            num: After how many deleted or overwritten keys it gives up with IncompleteError; 0 for never.
+        """
         self._set("set_max_skippable_internal_keys", num)
 
     def set_pin_data(self, v: bool) -> None:
-        """Whether blocks stay in memory for as long as the iterator lives (`pin_data`)."""
+        """Keep blocks in memory for as long as the iterator lives, or not (`pin_data`).
+
+        Args:
+            v: Whether to.
+        """
         self._set("set_pin_data", v)
 
     def set_prefix_same_as_start(self, v: bool) -> None:
-        """Whether a scan ends with the prefix of the key it sought (`prefix_same_as_start`)."""
+        """End scans with the prefix of the key that they sought, or not (`prefix_same_as_start`).
+
+        Args:
+            v: Whether to.
+        """
         self._set("set_prefix_same_as_start", v)
 
     def set_readahead_size(self, v: int) -> None:
-        """How many bytes to read ahead on disk (`readahead_size`)."""
+        """Read ahead on disk (`readahead_size`).
+
+        Args:
+            v: How many bytes.
+        """
         self._set("set_readahead_size", v)
 
     def set_tailing(self, v: bool) -> None:
-        """Whether an iterator sees later writes (`tailing`); for `iter()` only."""
+        """Let iterators see later writes, or not (`tailing`); for `iter()` only.
+
+        Args:
+            v: Whether to.
+        """
         self._set("set_tailing", v)
 
     def set_total_order_seek(self, v: bool) -> None:
-        """Whether seeks ignore the prefix extractor (`total_order_seek`); True unless set here."""
+        """Let seeks ignore the prefix extractor, or not (`total_order_seek`).
+
+        Args:
+            v: Whether to; they do unless told otherwise.
+        """
         self._set("set_total_order_seek", v)
 
     def set_verify_checksums(self, v: bool) -> None:
-        """Whether checksums are verified on reading (`verify_checksums`)."""
+        """Verify checksums on reading, or not (`verify_checksums`).
+
+        Args:
+            v: Whether to.
+        """
         self._set("set_verify_checksums", v)
 
     @property
@@ -180,12 +228,12 @@ class AccessType:
 
     @staticmethod
     def read_write() -> AccessType:
-        """For reading and writing; one process at a time."""
+        """Return what opens for reading and writing; one process at a time."""
         return AccessType("read_write")
 
     @staticmethod
     def read_only(error_if_log_file_exist: bool = False) -> AccessType:
-        """For reading what is on disk now, also while another process has the database open.
+        """Return what opens for reading what is on disk now, also while another process has the database open.
 
         Args:
             error_if_log_file_exist: Refuse a database with a write-ahead log that was not flushed.
@@ -194,7 +242,7 @@ class AccessType:
 
     @staticmethod
     def secondary(secondary_path: StrPath) -> AccessType:
-        """For following a primary with `try_catch_up_with_primary`.
+        """Return what opens for following a primary with `try_catch_up_with_primary`.
 
         Args:
             secondary_path: A directory for the secondary's own info log.
@@ -203,7 +251,7 @@ class AccessType:
 
     @staticmethod
     def with_ttl(duration: int) -> AccessType:
-        """For reading and writing rows that compaction may drop once they are old.
+        """Return what opens for reading and writing rows that compaction may drop once they are old.
 
         Once with, always with: each value carries a time stamp of four bytes on disk. Opened without
         this, they are part of the value; and values that were written without it lose their last

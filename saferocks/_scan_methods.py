@@ -132,7 +132,11 @@ class ScanMethods:
         warn_after: Duration = INHERITED,
         expire_after: Duration = INHERITED,
     ) -> Scope[RdictKeys]:
-        """Open a scan of keys; the arguments are those of `items`."""
+        """Open a scan of keys; the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to iterate over keys.
+        """
         scan: Scope[RdictKeys] = self._scan(
             "keys", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
@@ -151,7 +155,11 @@ class ScanMethods:
         warn_after: Duration = INHERITED,
         expire_after: Duration = INHERITED,
     ) -> Scope[RdictValues]:
-        """Open a scan of values in the order of their keys; the arguments are those of `items`."""
+        """Open a scan of values in the order of their keys; the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to iterate over values.
+        """
         scan: Scope[RdictValues] = self._scan(
             "values", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
@@ -170,7 +178,11 @@ class ScanMethods:
         warn_after: Duration = INHERITED,
         expire_after: Duration = INHERITED,
     ) -> Scope[RdictColumns]:
-        """Open a scan of wide columns; the arguments are those of `items`."""
+        """Open a scan of wide columns; the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to iterate over the wide columns of each row, as a list of `(name, value)`.
+        """
         scan: Scope[RdictColumns] = self._scan(
             "columns", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )
@@ -189,7 +201,11 @@ class ScanMethods:
         warn_after: Duration = INHERITED,
         expire_after: Duration = INHERITED,
     ) -> Scope[RdictEntities]:
-        """Open a scan of keys and wide columns; the arguments are those of `items`."""
+        """Open a scan of keys and wide columns; the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to iterate over `(key, columns)`, the columns as a list of `(name, value)`.
+        """
         scan: Scope[RdictEntities] = self._scan(
             "entities", backwards, from_key, read_opt, lower_bound, upper_bound, prefix, label, warn_after, expire_after
         )

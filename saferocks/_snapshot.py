@@ -239,6 +239,9 @@ class Snapshot(SnapshotReads, LeasedHandle[SnapshotRecord]):
 
         The view lives and dies with the snapshot.
 
+        Args:
+            name: Its name.
+
         Raises:
             ColumnFamilyNotFoundError: If the snapshot was not opened for it.
         """

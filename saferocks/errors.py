@@ -157,6 +157,9 @@ class LeakedHandlesError(SaferocksError):
 class EngineError(SaferocksError):
     """RocksDB refused or failed; `str()` starts with RocksDB's own text.
 
+    Args:
+        text: That text, and what else there is to say.
+
     Attributes:
         code: RocksDB's status code (`Status::Code`), or None where it gave none.
         subcode: RocksDB's sub-text, such as `No space left on device`, or None.

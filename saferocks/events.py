@@ -84,7 +84,11 @@ Hook = Callable[[Event], object]
 
 
 def log_to_structlog(event: Event) -> None:
-    """Log an event by structlog, whether it is configured or not."""
+    """Log an event by structlog, whether it is configured or not.
+
+    Args:
+        event: What is to be told.
+    """
     import structlog  # so that only who wants it pays for it
 
     fields = {name: value for name, value in event.as_dict().items() if name not in _TAKEN}
@@ -114,7 +118,11 @@ def _takes_name(factory: Callable[..., object]) -> bool:
 
 
 def log_to_logging(event: Event) -> None:
-    """Log an event by the standard library's logger `saferocks`; the record has its fields as `saferocks`."""
+    """Log an event by the standard library's logger `saferocks`; the record has its fields as `saferocks`.
+
+    Args:
+        event: What is to be told.
+    """
     if _logger.isEnabledFor(event.level):
         fields = event.as_dict()
         details = " ".join(f"{name}={value!r}" for name, value in fields.items() if value is not None)
@@ -125,6 +133,9 @@ def log(event: Event) -> None:
     """Log an event where the program's logs are: by structlog if it is configured, else by `logging`.
 
     This is the hook that is set unless others are.
+
+    Args:
+        event: What is to be told.
     """
     # A program that has configured structlog has imported it; importing it here would cost
     # every other program its import time.
