@@ -328,7 +328,7 @@ class Rdict(BatchMethods):
         owner, main = self._record.owner, self._main._record.live
         families = (self._record.live, *owner.native_families(main, names[1:]))
         options = [scan_options(None, name in owner.plain_tables) for name in names] if scans else None
-        views = _views.open_snapshot(families, options)
+        views = _views.open_snapshot(families, owner.changes, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
 
     def checkpoint(
@@ -353,7 +353,8 @@ class Rdict(BatchMethods):
 
     def try_catch_up_with_primary(self) -> None:
         """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`)."""
-        _engine.call(self._record.live.try_catch_up_with_primary)
+        record = self._record
+        record.owner.changes.make(lambda: _engine.call(record.live.try_catch_up_with_primary))
 
     def handles(self) -> tuple[HandleInfo, ...]:
         """Return the open handles of this database, oldest first."""
