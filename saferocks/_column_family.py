@@ -219,7 +219,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             raise TypeError(f"paths is {paths!r}; give a list of paths")
         arguments = () if opts is None else (opts,)
         files = [_directory.text_path(path) for path in paths]
-        _engine.call(self._record.sink.ingest_external_file, files, *arguments)
+        record = self._record
+        record.owner.changes.make(lambda: _engine.call(record.sink.ingest_external_file, files, *arguments))
 
     # ---- scans
 
@@ -267,7 +268,9 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         try:
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
             start = from_key if bounds.is_open else bounds.start(backwards, from_key)
-            record.native = _views.open_scan(family.live, NATIVE_SCANS[method], backwards, start, options)
+            record.native = _views.open_scan(
+                family.live, owner.changes, NATIVE_SCANS[method], backwards, start, options
+            )
             if lease is not None:
                 grant(record, lease)
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`

@@ -341,7 +341,7 @@ class Rdict(BatchMethods):
         owner, main = self._record.owner, self._main._record.live
         families = (self._record.live, *owner.native_families(main, names[1:]))
         options = [scan_options(None, name in owner.plain_tables) for name in names] if scans else None
-        views = _views.open_snapshot(families, options)
+        views = _views.open_snapshot(families, owner.changes, options)
         return tuple((view, None if cursor is None else PinnedCursor(cursor)) for view, cursor in views)
 
     def checkpoint(

@@ -14,6 +14,7 @@ from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
 from saferocks._settings import INHERITED, expect_leases
+from saferocks._views import Changes
 from saferocks.errors import ColumnFamilyDroppedError, ReadOnlyError, SaferocksError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class DatabaseOwner(Owner):
         directory: The same, absolute.
         raw: Whether it holds raw bytes.
         access: How it was opened.
+        changes: What has changed without a new sequence number.
         options: The native options it was opened with; its statistics are read through them.
         families: The names of its column families.
         natives: Native column families by name, for snapshots and for asking RocksDB what they hold; under `lock`.
@@ -67,8 +69,8 @@ class DatabaseOwner(Owner):
     """
 
     __slots__ = (
-        "access", "close_timeout", "directory", "dropping", "dumps", "families", "following", "instance", "lock",
-        "natives", "options", "plain_tables", "raw", "settings", "spares",
+        "access", "changes", "close_timeout", "directory", "dropping", "dumps", "families", "following", "instance",
+        "lock", "natives", "options", "plain_tables", "raw", "settings", "spares",
     )  # fmt: skip
 
     name: str
@@ -89,6 +91,7 @@ class DatabaseOwner(Owner):
             expect_leases()
         self.directory = directory
         self.access = access
+        self.changes = Changes()
         self.close_timeout = close_timeout
         self.raw = True
         self.options: Any = None

@@ -182,11 +182,15 @@ def catch_up(main: FamilyRecord) -> None:
     """
     with main.owner.lock:  # no close, no other catch-up, and nothing that would have to go over comes in between
         main.live
-        following = main.owner.following
-        if following is None:
-            _engine.call(main.live.try_catch_up_with_primary)  # which refuses
-        elif not _catch_up_in_place(main, following):
-            _engine.call(_open_anew, main, following)  # and so no error keeps what is native
+        main.owner.changes.make(lambda: _catch_up(main))
+
+
+def _catch_up(main: FamilyRecord) -> None:
+    following = main.owner.following
+    if following is None:
+        _engine.call(main.live.try_catch_up_with_primary)  # which refuses
+    elif not _catch_up_in_place(main, following):
+        _engine.call(_open_anew, main, following)  # and so no error keeps what is native
 
 
 def _catch_up_in_place(main: FamilyRecord, following: Following) -> bool:

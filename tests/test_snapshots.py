@@ -259,6 +259,10 @@ class Meddling:
         """Open a cursor."""
         return self.native.iter(options)
 
+    def property_int_value(self, name: str) -> int | None:
+        """Return a number of RocksDB's."""
+        return self.native.property_int_value(name)  # type: ignore[no-any-return]
+
 
 @pytest.mark.parametrize("cursors", [False, True])
 def test_a_write_between_two_views_starts_them_anew(accounts: saferocks.Rdict, cursors: bool) -> None:
@@ -273,7 +277,7 @@ def test_a_write_between_two_views_starts_them_anew(accounts: saferocks.Rdict, c
 
     families = (accounts._record.live, Meddling(left._record.live, meddle))
     options = [saferocks.ReadOptions().native()] * 2 if cursors else None
-    views = _views.open_snapshot(families, options)
+    views = _views.open_snapshot(families, accounts._record.owner.changes, options)
     assert [int(view[b"sum"]) for view, _ in views] == [20, 80]
     for _, cursor in views if cursors else ():
         cursor.seek_to_first()
@@ -285,7 +289,7 @@ def test_writes_that_never_let_a_snapshot_settle(accounts: saferocks.Rdict) -> N
     left = accounts.get_column_family("left")
     meddling = Meddling(left._record.live, lambda: accounts.put(b"k", b"v"))
     with pytest.raises(saferocks.BusyError, match=r"^Resource busy: writers came in between on each of 1000 tries"):
-        _views.open_snapshot((accounts._record.live, meddling), None)
+        _views.open_snapshot((accounts._record.live, meddling), accounts._record.owner.changes, None)
 
 
 def scanned(view: Any) -> int:
