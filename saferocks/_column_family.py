@@ -82,6 +82,23 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             return [_engine.call(self._record.live.get, each, default, native) for each in key]
         return _engine.call(self._record.live.get, key, default, native)
 
+    def get_many(self, keys: Iterable[Key], default: Any = None, read_opt: ReadOptions | None = None) -> list[Any]:
+        """Return the values of several keys, in the order of the keys (`MultiGet`).
+
+        Other threads run while RocksDB reads, unless there are read options: rocksdict's multi-get takes
+        none (D13), and the keys are then read one at a time.
+
+        Args:
+            keys: The keys.
+            default: What stands for a missing key.
+            read_opt: How RocksDB reads; its bounds do not apply.
+
+        Raises:
+            TypeError: If the database cannot hold such a key, or `keys` is one key.
+        """
+        self._record.live  # no keys are none to be asked for
+        return self.get(_ordering.check_keys(keys), default, read_opt)  # type: ignore[no-any-return]
+
     def get_entity(self, key: Key, default: Any = None, read_opt: ReadOptions | None = None) -> Any:
         """Return the wide columns of a key as a list of `(name, value)`, or a default (`GetEntity`).
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from saferocks.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 Key = Any  # bytes in a raw database; bytes, str, int, float or bool in a typed one
 
@@ -54,6 +54,18 @@ def check_key(key: Key, raw: bool, what: str = "key") -> None:
         raise TypeError(
             f"{what} {key!r} is {type(key).__name__}; a typed database takes bytes, str, int, float and bool as keys"
         )
+
+
+def check_keys(keys: Iterable[Key]) -> list[Key]:
+    """Return several keys as a list, or raise TypeError if they are one key, or no keys at all."""
+    if isinstance(keys, (bytes, bytearray, str)):
+        raise TypeError(f"keys is {keys!r}, one key; give a list of keys")
+    try:
+        return list(keys)
+    except TypeError:
+        if hasattr(type(keys), "__iter__"):  # it is the caller's own that failed
+            raise
+        raise TypeError(f"keys is {keys!r}; give a list of keys") from None
 
 
 def prefix_end(prefix: bytes | str) -> bytes | str | None:

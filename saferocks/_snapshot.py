@@ -20,6 +20,8 @@ from saferocks._scan_methods import ScanMethods
 from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
     from saferocks._settings import Duration
@@ -111,6 +113,22 @@ class SnapshotReads(ScanMethods):
             return [self.get(each, default) for each in key]
         value = self._look_up(key)
         return default if value is NOTHING else value
+
+    def get_many(self, keys: Iterable[Key], default: Any = None, read_opt: ReadOptions | None = None) -> list[Any]:
+        """Return the values of several keys, in the order of the keys.
+
+        rocksdict's snapshots have no multi-get: the keys are read one at a time, and no other thread runs meanwhile.
+
+        Args:
+            keys: The keys.
+            default: What stands for a missing key.
+            read_opt: Checked, and without effect on point reads: they use the options of the opening.
+
+        Raises:
+            TypeError: If the database cannot hold such a key, or `keys` is one key.
+        """
+        self._record.live  # no keys are none to be asked for
+        return self.get(_ordering.check_keys(keys), default, read_opt)  # type: ignore[no-any-return]
 
     def get_entity(self, key: Key, default: Any = None) -> Any:
         """Return the wide columns of a key as a list of `(name, value)`, or a default.

@@ -43,6 +43,8 @@ KEY_CALLS: dict[str, Call] = {
     "multi-get": lambda db, key: db.get([b"k0", key]),
     "get with options": lambda db, key: db.get(key, None, saferocks.ReadOptions()),
     "multi-get with options": lambda db, key: db.get([b"k0", key], None, saferocks.ReadOptions()),
+    "get_many": lambda db, key: db.get_many((b"k0", key)),
+    "get_many with options": lambda db, key: db.get_many([b"k0", key], None, saferocks.ReadOptions()),
     "contains": lambda db, key: key in db,
     "get_entity": lambda db, key: db.get_entity(key),
     "get_entity of many": lambda db, key: db.get_entity([b"k0", key]),
@@ -62,6 +64,7 @@ KEY_CALLS: dict[str, Call] = {
     "snapshot item": lambda db, key: within(db.snapshot(), lambda snap: snap[key]),
     "snapshot get": lambda db, key: within(db.snapshot(), lambda snap: snap.get(key)),
     "snapshot multi-get": lambda db, key: within(db.snapshot(), lambda snap: snap.get([b"k0", key])),
+    "snapshot get_many": lambda db, key: within(db.snapshot(), lambda snap: snap.get_many((b"k0", key))),
     "snapshot contains": lambda db, key: within(db.snapshot(), lambda snap: key in snap),
     "snapshot seek": lambda db, key: within(
         db.snapshot(), lambda snap: within(snap.iter(), lambda cursor: cursor.seek(key))

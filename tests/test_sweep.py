@@ -126,6 +126,7 @@ RDICT: dict[str, Use] = {
     "get_column_family": lambda handle, tools: handle.get_column_family("f"),
     "get_column_family_handle": lambda handle, tools: handle.get_column_family_handle("f"),
     "get_entity": lambda handle, tools: handle.get_entity(b"k"),
+    "get_many": lambda handle, tools: handle.get_many([]),
     "handles": lambda handle, tools: handle.handles(),
     "ingest_external_file": lambda handle, tools: handle.ingest_external_file([tools.sst()]),
     "key_may_exist": lambda handle, tools: handle.key_may_exist(b"k"),
@@ -175,6 +176,7 @@ SNAPSHOT_VIEW: dict[str, Use] = {
     "__getitem__": lambda handle, tools: handle[b"k"],
     "get": lambda handle, tools: handle.get(b"k"),
     "get_entity": lambda handle, tools: handle.get_entity(b"k"),
+    "get_many": lambda handle, tools: handle.get_many([]),
 }
 SNAPSHOT: dict[str, Use] = {
     **RENEW,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import saferocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from subprocess import CompletedProcess
 
     Run = Callable[..., CompletedProcess[str]]
@@ -106,6 +106,39 @@ def test_a_snapshot_reads_wide_columns(db: saferocks.Rdict) -> None:
         assert snap.get_entity(b"k") == [(b"n", b"old")]
         assert snap.get_entity([b"l", b"none"], "missing") == [[(b"", b"plain")], "missing"]
         assert list(keys) == [b"l"]
+
+
+def test_several_keys_are_read_at_once(db: saferocks.Rdict) -> None:
+    """`get_many` takes any iterable of keys, and answers in its order: database, column family and snapshot alike."""
+    db.create_column_family("f")[b"k"] = b"other"
+    db[b"k"], db[b"l"] = b"1", b"2"
+    with db.snapshot(column_families=["f"]) as snap, db.get_column_family("f") as family:
+        db[b"k"] = b"new"
+        for reader, found in ((db, b"new"), (family, b"other"), (snap, b"1"), (snap.get_column_family("f"), b"other")):
+            assert reader.get_many(iter([b"x", b"k", b"x", b"k"]), b"none") == [b"none", found, b"none", found]
+            assert reader.get_many((b"k", b"x"), read_opt=saferocks.ReadOptions()) == [found, None]
+            assert reader.get_many({}) == []
+
+
+@pytest.mark.parametrize("keys", [b"k", bytearray(b"k"), "k", None, 5])
+def test_one_key_is_no_list_of_keys(db: saferocks.Rdict, keys: Any) -> None:
+    """`get_many` refuses a single key rather than reading its bytes, and an argument that is no iterable."""
+    db[b"k"] = b"1"
+    with db.snapshot() as snap:
+        for reader in (db, snap):
+            with pytest.raises(TypeError, match="give a list of keys"):
+                reader.get_many(keys)
+
+
+def test_an_iterable_of_keys_that_fails_is_not_masked(db: saferocks.Rdict) -> None:
+    """What the caller's own iterable raises comes out of `get_many` as it is."""
+
+    def keys() -> Iterator[bytes]:
+        yield b"k"
+        raise TypeError("of the caller's")
+
+    with pytest.raises(TypeError, match="of the caller's"):
+        db.get_many(keys())
 
 
 @pytest.mark.about_leaks
