@@ -55,7 +55,8 @@ def _close(record: FamilyRecord, cancel_background: bool, deadline: float) -> No
             _engine.call(record.native.cancel_all_background, False)
         _drain(record.owner, deadline)
         _release_all(record, deadline)
-    except BaseException:  # a call still running, or KeyboardInterrupt anywhere
+    except BaseException as error:  # a call still running, or KeyboardInterrupt anywhere
+        clear_callees(error)
         # It is open, and can be closed again; a handle is enabled again by its next use, see `HandleRecord.resume`.
         if record.reason is None:
             record.owner.closing = False
