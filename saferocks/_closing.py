@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry, _telling, events
 from saferocks._cursor import PinnedCursor
-from saferocks._handle import release, take_over, wait_until_unused
+from saferocks._handle import clear_callees, release, take_over, wait_until_unused
 from saferocks._registry import Reason
 from saferocks._tally import OUTLIVED, Telling
 from saferocks.errors import BusyError
@@ -55,7 +55,8 @@ def _close(record: FamilyRecord, cancel_background: bool, deadline: float) -> No
             _engine.call(record.native.cancel_all_background, False)
         _drain(record.owner, deadline)
         _release_all(record, deadline)
-    except BaseException:  # a call still running, or KeyboardInterrupt anywhere
+    except BaseException as error:  # a call still running, or KeyboardInterrupt anywhere
+        clear_callees(error)
         # It is open, and can be closed again; a handle is enabled again by its next use, see `HandleRecord.resume`.
         if record.reason is None:
             record.owner.closing = False
@@ -129,17 +130,19 @@ def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseExce
 
 
 def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
-    shared = isinstance(child.native, PinnedCursor)  # it stays with its snapshot
-    natives = [] if shared else _engine.natives_in(child.native)
     deadline = time.monotonic() + _LAST_CALLS_SECONDS
+    natives: list[Any] = []
     try:
+        if not isinstance(child.native, PinnedCursor):  # it stays with its snapshot
+            natives += _engine.natives_in(child.native)
         told = Telling(child, OUTLIVED) if child.reason is None and child.is_missed() else nullcontext()
         with told:
             if not release(child, Reason.DATABASE_CLOSED):
                 _wait_until_gone(child, deadline)
         wait_until_unused(natives, deadline)
     except BaseException as error:  # noqa: BLE001 - the others have to be released too; raised in the end
-        natives.clear()  # the error's traceback keeps this frame
+        natives.clear()  # the error's traceback keeps this frame, and those of what it has called
+        clear_callees(error)
         failures.append(error)
 
 

@@ -227,7 +227,7 @@ class HandleRecord(Record):
             return native if native is None else self.activate(native)
         except BaseException as interrupt:
             native = None
-            _clear_callees(interrupt)
+            clear_callees(interrupt)
             raise
 
     def activate(self, native: Any) -> Any:
@@ -372,7 +372,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     except Exception:
         raise
     except BaseException as interrupt:  # Ctrl-C in the midst of it
-        _clear_callees(interrupt)
+        clear_callees(interrupt)
         record.reason = reason
         record.state = RELEASED
         _leases.ended(record)
@@ -388,7 +388,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
     return True
 
 
-def _clear_callees(interrupt: BaseException) -> None:
+def clear_callees(interrupt: BaseException) -> None:
     """Clear the frames that an interrupt has come through before its catcher's: they refer to what is native."""
     if interrupt.__traceback__ is not None:
         clear_frames(interrupt.__traceback__.tb_next)

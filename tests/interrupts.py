@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import saferocks
@@ -121,8 +122,12 @@ def scans(db: Any) -> None:
 
 def follows(db: Any) -> None:
     """A secondary that is opened anew, with a scan, a column family and a checkpoint."""
+    for log in (*Path(PATH).glob("LOG.old.*"), *Path("following").glob("LOG.old.*")):
+        log.unlink()  # openings list them, and each adds one
+    sys.setprofile(None)  # the opening of a database is not what is interrupted here
     access = saferocks.AccessType.secondary("following")
     with saferocks.open(PATH, access_type=access) as secondary, secondary.items() as items:
+        sys.setprofile(interrupt)
         family = secondary.get_column_family("f")
         with secondary.checkpoint():
             db[b"a"] = db.get_column_family("f")[b"a"] = b"%d" % state.wanted
