@@ -33,7 +33,7 @@ FILE_BLOCK = re.compile(r"^<!-- (?:file: )?[\w./-]+\.py -->\n```python\n(.*?)^``
 EXAMPLE = re.compile(r"^>>> ", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-SHOWN_TEST = r"```toml\n(.*?)```\n.*?<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
+SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 TEST_LINK = re.compile(r"\[(test_d\d\d)\]\(\.\./(tests/\w+\.py)\)")
 

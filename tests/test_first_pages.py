@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,14 @@ def files(page: str, name: str) -> list[str]:
 def normalized(text: str) -> str:
     """Return a text on one line, with an age in place of all ages."""
     return re.sub(r"after \d+ ms", "after 1 ms", " ".join(text.split()))
+
+
+@pytest.mark.parametrize("page", ["docs/tutorial.md", "docs/migrate.md", "docs/testing.md"])
+def test_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples of a page do what they show, all of them, in one session from its top to its end."""
+    monkeypatch.chdir(tmp_path)
+    failures, tried = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert (failures, tried) == (0, text_of(page).count(">>> "))
 
 
 @pytest.mark.parametrize(("page", "name"), [("README.md", "jobs.py"), ("docs/tutorial.md", "forgetful.py")])
