@@ -67,6 +67,15 @@ def close():
     print("closed", flush=True)
 {ANSWER}
 """
+MULE = """
+import saferocks, time
+with saferocks.open("mule") as db:
+    db[b"key"] = b"value"
+    db.flush()
+    print("mule has", db[b"key"], flush=True)
+while True:
+    time.sleep(60)
+"""
 
 
 class Served:
@@ -189,6 +198,14 @@ def test_uwsgi_lazy_apps_open_and_close(tmp_path: Path) -> None:
         assert server.ask() == "b'value'"
         assert server.end() == 0
         assert "closed" in server.output.splitlines()
+
+
+def test_a_mule_of_uwsgi_opens_its_own(tmp_path: Path) -> None:
+    """A mule, which has no worker's number and is forked from the master too, may open a database."""
+    (tmp_path / "mule.py").write_text(MULE)
+    with uwsgi(tmp_path, AT_FIRST_REQUEST, "--skip-atexit", "--mule=mule.py") as server:
+        assert server.child.stdout is not None
+        assert any("mule has b'value'" in line for line in server.child.stdout)
 
 
 def test_uwsgi_without_a_master_forks_nothing(tmp_path: Path) -> None:
