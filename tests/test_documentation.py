@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 
 import saferocks
 from saferocks import _metrics, _settings, events
+from stress.scenario import all_scenarios
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
+INCIDENTS = sorted(f"docs/incidents/{file.name}" for file in (ROOT / "docs" / "incidents").glob("*.md"))
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 TEST_LINK = re.compile(r"\[(test_d\d\d)\]\((tests/\w+\.py)\)")
 
@@ -121,7 +123,8 @@ def test_the_page_on_observability_has_every_event() -> None:
     "page",
     [
         *("README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"),
-        *("docs/debugging.md", "docs/command.md", "docs/observability.md"),
+        *("docs/debugging.md", "docs/command.md", "docs/observability.md", "docs/changelog.md"),
+        *INCIDENTS,
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
@@ -174,6 +177,37 @@ def test_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         str(ROOT / page), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF
     )
     assert (failures, tried > 0) == (0, True)
+
+
+@pytest.mark.about_leaks
+@pytest.mark.parametrize("page", INCIDENTS)
+def test_the_incidents_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page of an incident shows the shape of it, and what becomes of it; nothing is left open."""
+    monkeypatch.chdir(tmp_path)
+    failures, tried = doctest.testfile(
+        str(ROOT / page), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF
+    )
+    assert (failures, tried) == (0, sum(text.count(">>> ") for text in blocks(page, "python")))
+    assert tried > 0
+    assert saferocks.open_handles() == ()
+
+
+@pytest.mark.parametrize("page", INCIDENTS)
+def test_the_incidents_name_scenarios(page: str) -> None:
+    """Each page says where it is from, and names scenarios that there are, as commands to run them."""
+    text = (ROOT / page).read_text()
+    commands = re.findall(r"`python -m stress run ([a-z -]+?) --seconds \d+`", text)
+    assert commands
+    assert {name for command in commands for name in command.split()} <= set(all_scenarios())
+    assert re.search(r"\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)", text)
+    assert "Inference" in text or "inference" in text
+
+
+def test_every_scenario_has_an_incident() -> None:
+    """Each scenario is the shape of something that has happened, of which there is a page."""
+    texts = "".join((ROOT / page).read_text() for page in INCIDENTS)
+    assert [name for name in all_scenarios() if name not in texts] == []
+    assert len(INCIDENTS) == 5
 
 
 def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
