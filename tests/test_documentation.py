@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 import saferocks
 from saferocks import _metrics, _settings, events
 from stress.scenario import all_scenarios
+from tests.systems import needs_limits, needs_linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +75,7 @@ def test_the_page_on_observability_runs() -> None:
     assert (failures, tried) == (0, sum(text.count(">>> ") for text in blocks(page, "python")))
 
 
+@needs_linux
 def test_the_commands_on_observability_run() -> None:
     """The page's commands for promtool pass, from where the project is."""
     (commands,) = blocks("docs/observability.md", "")
@@ -82,6 +84,7 @@ def test_the_commands_on_observability_run() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@needs_linux
 def test_the_configuration_on_observability_is_one(tmp_path: Path) -> None:
     """Prometheus accepts the page's configuration, with the alerts beside it."""
     (text,) = blocks("docs/observability.md", "yaml")
@@ -210,6 +213,7 @@ def test_every_scenario_has_an_incident() -> None:
     assert len(INCIDENTS) == 5
 
 
+@needs_limits
 def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `$ saferocks ...` of the page, run on the page's own database, writes what stands below it."""
     monkeypatch.chdir(tmp_path)
