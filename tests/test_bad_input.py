@@ -11,6 +11,7 @@ import pytest
 
 import saferocks
 from saferocks import _settings
+from tests.systems import needs_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +106,7 @@ def test_a_place_where_nothing_can_be_made_is_refused(folder: str, opener: str) 
     assert not os.path.lexists(path)
 
 
+@needs_modes
 @pytest.mark.parametrize("mode", [0o555, 0o000])
 def test_a_directory_without_permission_is_refused(tmp_path: Path, mode: int) -> None:
     """A directory that may not be written, or not even be read, raises IOFailedError with the remedy."""

@@ -15,6 +15,7 @@ import pytest
 import saferocks
 from saferocks import _closing, _engine
 from saferocks._batch_writes import BatchRecord
+from tests.systems import needs_signals
 
 if TYPE_CHECKING:
     import subprocess
@@ -1189,6 +1190,7 @@ def test_a_close_asks_whether_calls_are_under_way_without_an_error_in_rocksdict(
     assert errors == []
 
 
+@needs_signals
 @pytest.mark.skipif(sys.platform == "win32", reason="the signal is raised by libc")
 @pytest.mark.parametrize("terms", ["", "expire_after=60.0", "lower_bound=b'1'"])
 @pytest.mark.parametrize("opener", ["db.items", "db.keys", "db.values", "snap.keys"])

@@ -29,6 +29,7 @@ import uvicorn
 
 import saferocks
 from saferocks import _debug_server, _groups, debug
+from tests.systems import needs_fork, needs_limits, needs_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -205,6 +206,7 @@ def app(environ, start_response):
 """
 
 
+@needs_fork
 def test_the_page_under_gunicorn(tmp_path: Path) -> None:
     """Under gunicorn, in a process of its own, the page shows what is open in there."""
     (tmp_path / "served.py").write_text(GUNICORN)
@@ -753,6 +755,7 @@ with debug.serve() as server:
 """
 
 
+@needs_limits
 def test_a_program_without_descriptors(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A server that cannot accept for want of descriptors takes a breath each time, and serves again later."""
     done = run_python(OUT_OF_DESCRIPTORS)
@@ -800,6 +803,7 @@ with debug.serve(server.port):
 """
 
 
+@needs_signals
 @pytest.mark.parametrize(("what", "told"), [("close", "closed"), ("interrupt", "interrupted")])
 def test_a_signal_amid_a_close(
     run_python: Callable[..., subprocess.CompletedProcess[str]], what: str, told: str
@@ -837,11 +841,13 @@ os.read(0, 1)
 """
 
 
+@needs_fork
 def test_a_forked_child_gives_up_the_port(tmp_path: Path) -> None:
     """A child that lives on after a fork does not keep the parent's port."""
     assert _run_forked(FORKED, tmp_path) == (0, "the port is free\n")
 
 
+@needs_fork
 def test_a_forked_child_gives_up_the_port_of_a_server_without_a_name(tmp_path: Path) -> None:
     """Neither does it keep that of a server to which the program has kept no reference."""
     told: list[str] = []

@@ -12,6 +12,7 @@ import pytest
 import rocksdict
 
 import saferocks
+from tests.systems import needs_limits
 
 if TYPE_CHECKING:
     import subprocess
@@ -210,6 +211,7 @@ def test_d13_a_failed_compaction_raises(damaged: str) -> None:
         db.close()
 
 
+@needs_limits
 def test_d13_a_compaction_that_cannot_write_says_so(run_python: Run) -> None:
     """It raises what has stopped it, which is no damage."""
     run = run_python("""

@@ -12,6 +12,7 @@ import pytest
 
 import saferocks
 from saferocks import _log_files, _log_reader
+from tests.systems import needs_limits, needs_links
 
 if TYPE_CHECKING:
     import subprocess
@@ -295,6 +296,7 @@ def test_d24_an_older_manifest_is_not_looked_at(folder: Path) -> None:
     assert rows_in(folder) == 1 + ROWS
 
 
+@needs_links
 def test_d24_a_log_that_cannot_be_read_is_left_to_rocksdb(folder: Path) -> None:
     """What has vanished since the directory was listed, or is no file, is no reason to refuse."""
     (folder / "000900.log").symlink_to("gone")
@@ -321,6 +323,7 @@ def test_d24_odd_logs_come_to_an_end(tmp_path: Path, content: bytes) -> None:
     assert _log_files.damage_in(str(file), is_manifest=False) is None
 
 
+@needs_limits
 def test_d24_canary_rocksdict_reads_it_for_ever(
     folder: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

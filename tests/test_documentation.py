@@ -19,6 +19,8 @@ from prometheus_client import REGISTRY
 
 import saferocks
 from saferocks import _command, _metrics, _settings, events
+from stress.scenario import all_scenarios
+from tests.systems import needs_limits, needs_linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,7 @@ EXAMPLE = re.compile(r"^>>> ", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 SHOWN_TEST = r"```toml\n(.*?)```\n\n<!-- test_jobs.py -->\n```python\n(.*?)```\n\n```\n(.*?)```"
+INCIDENTS = sorted(f"docs/incidents/{file.name}" for file in (ROOT / "docs" / "incidents").glob("*.md"))
 CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 TEST_LINK = re.compile(r"\[(test_d\d\d)\]\(\.\./(tests/\w+\.py)\)")
 
@@ -88,6 +91,7 @@ def test_each_block_of_python_runs_or_is_a_file(page: str) -> None:
         compile(textwrap.dedent(text), page, "exec")
 
 
+@needs_linux
 def test_the_commands_on_observability_run() -> None:
     """The page's commands for promtool pass, from where the project is."""
     (commands,) = blocks("docs/observability.md", "")
@@ -96,6 +100,7 @@ def test_the_commands_on_observability_run() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@needs_linux
 def test_the_configuration_on_observability_is_one(tmp_path: Path) -> None:
     """Prometheus accepts the page's configuration, with the alerts beside it."""
     (text,) = blocks("docs/observability.md", "yaml")
@@ -196,6 +201,25 @@ def test_the_page_on_testing_shows_what_pytest_says(pytester: pytest.Pytester) -
     run.stdout.fnmatch_lines(["    database: *test_worker0*jobs.db"])
 
 
+@pytest.mark.parametrize("page", INCIDENTS)
+def test_the_incidents_name_scenarios(page: str) -> None:
+    """Each page says where it is from, and names scenarios that there are, as commands to run them."""
+    text = (ROOT / page).read_text()
+    commands = re.findall(r"`python -m stress run ([a-z -]+?) --seconds \d+`", text)
+    assert commands
+    assert {name for command in commands for name in command.split()} <= set(all_scenarios())
+    assert re.search(r"\]\(https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+\)", text)
+    assert "Inference" in text or "inference" in text
+
+
+def test_every_scenario_has_an_incident() -> None:
+    """Each scenario is the shape of something that has happened, of which there is a page."""
+    texts = "".join((ROOT / page).read_text() for page in INCIDENTS)
+    assert [name for name in all_scenarios() if name not in texts] == []
+    assert len(INCIDENTS) == 5
+
+
+@needs_limits
 def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each `$ saferocks ...` of the page, run on the page's own database, writes what stands below it."""
     monkeypatch.chdir(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 
 import saferocks
 from saferocks import _dump
+from tests.systems import needs_signals
 
 if TYPE_CHECKING:
     import subprocess
@@ -108,6 +109,7 @@ def handler_stays() -> object:
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
+@needs_signals
 def test_a_signal_writes_a_dump(db: saferocks.Rdict, told: Path) -> None:
     """Each signal appends what is open then, and none does after the end."""
     with saferocks.dump_on_signal(signal.SIGUSR1, told), db.items(label="mine"):
@@ -119,6 +121,7 @@ def test_a_signal_writes_a_dump(db: saferocks.Rdict, told: Path) -> None:
         assert told.read_text().count("saferocks: 2 open handles") == 1
 
 
+@needs_signals
 def test_a_signal_tells_process_and_time(told: Path) -> None:
     """Of several dumps in one file each tells whose it is and of when, and is the dump otherwise."""
     with saferocks.dump_on_signal(signal.SIGUSR1, told):
@@ -127,6 +130,7 @@ def test_a_signal_tells_process_and_time(told: Path) -> None:
     assert re.fullmatch(pattern, told.read_text())
 
 
+@needs_signals
 def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
     """Whoever handled the signal before goes on being called, after the dump, and is put back at the end."""
     calls: list[str] = []
@@ -144,6 +148,7 @@ def test_the_former_handler_is_called_and_put_back(told: Path) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+@needs_signals
 def test_a_later_handler_stays(told: Path) -> None:
     """A handler that was put in place later stays, and the stopped one passes signals on and writes no more."""
     calls: list[int] = []
@@ -203,6 +208,7 @@ print("done")
 """
 
 
+@needs_signals
 def test_a_signal_with_any_lock_held(run_python: Run) -> None:
     """In the midst of a write to stderr, with the locks of logging, threads and the database held, it is written."""
     done = run_python(ANYWHERE)
@@ -212,6 +218,7 @@ def test_a_signal_with_any_lock_held(run_python: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
+@needs_signals
 def test_a_signal_while_a_dump_is_written(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes in the midst of each dump begins no other in there, and still reaches the former handler."""
     calls: list[int] = []
@@ -264,6 +271,7 @@ print(saferocks.open_handles())
 """
 
 
+@needs_signals
 def test_a_storm_of_signals(run_python: Run) -> None:
     """Signals at any step of opening and releasing find a whole registry, and disturb nothing."""
     done = run_python(STORM, flags=("-W", "error"))
@@ -271,6 +279,7 @@ def test_a_storm_of_signals(run_python: Run) -> None:
     assert done.stdout.splitlines() == ["True True", "()"]
 
 
+@needs_signals
 def test_a_file_that_goes_away(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A dump that cannot be written is told on stderr, and nothing is raised into what was interrupted."""
     folder = told / "sub"
@@ -284,6 +293,7 @@ def test_a_file_that_goes_away(told: Path, capfd: pytest.CaptureFixture[str]) ->
     assert errors.count("\n") == 1
 
 
+@needs_signals
 def test_stderr_is_gone(run_python: Run) -> None:
     """Without a stderr there is nobody to tell, and the program goes on."""
     program = """
@@ -315,6 +325,7 @@ with open("other", "w+") as other, saferocks.dump_on_signal(signal.SIGUSR1, "dum
 """
 
 
+@needs_signals
 def test_a_file_with_the_number_of_stderr(run_python: Run) -> None:
     """In a program that was started without a stderr, the file that has got its number is not written to."""
     done = run_python(NO_STDERR)
@@ -350,6 +361,7 @@ print(len(text) > 300_000, text.count("open handle"), len(text.splitlines()) == 
 """
 
 
+@needs_signals
 def test_a_stderr_that_does_not_block(run_python: Run) -> None:
     """Where stderr takes only a part at a time, as others may have arranged, the whole dump is written still."""
     done = run_python(NOT_BLOCKING)
@@ -388,12 +400,14 @@ except ValueError as error:
 """
 
 
+@needs_signals
 def test_a_named_pipe_is_refused(run_python: Run) -> None:
     """A named pipe, on which a signal handler would wait for a reader for ever, is refused at the call."""
     done = run_python(NAMED_PIPE, timeout=20)
     assert "is a named pipe, which may have no reader; give a plain file" in done.stdout
 
 
+@needs_signals
 def test_bad_arguments(told: Path) -> None:
     """What is no signal, a signal that cannot be handled, and a file that cannot be written are refused at the call."""
     for number, error in (("SIGUSR1", TypeError), (True, TypeError), (0, ValueError), (999, ValueError)):
@@ -409,6 +423,7 @@ def test_bad_arguments(told: Path) -> None:
         saferocks.dump_on_signal(signal.SIGUSR1, "")
 
 
+@needs_signals
 def test_other_threads_are_refused() -> None:
     """Python handles signals in the main thread only, which another one is told."""
     found: list[BaseException] = []

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.systems import needs_fork, needs_signals
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -133,6 +135,7 @@ print(handler.lines)
 """
 
 
+@needs_signals
 def test_a_signal_handler_in_the_midst_of_logging(run_python: Run) -> None:
     """What a signal handler closes while the interrupted code holds the handler's lock is told afterwards."""
     assert lines_of(run_python, SIGNALLED) == [
@@ -200,6 +203,7 @@ db.close()
 """
 
 
+@needs_signals
 def test_a_signal_handler_in_the_midst_of_a_hook(run_python: Run) -> None:
     """A hook that holds its lock is not called again in its midst, but when it is through."""
     assert lines_of(run_python, HOOKED) == ["['first', 'second']"]
@@ -225,6 +229,7 @@ print([line for line in handler.lines if line.startswith("saferocks")], len(hand
 """
 
 
+@needs_signals
 def test_a_signal_handler_in_the_midst_of_logging_whose_handles_escape(run_python: Run) -> None:
     """The warnings that `logging` captures wait, as the events do, until the interrupted call has left its lock."""
     told = ["saferocks.handle_unscoped", "saferocks.handle_leaked", "saferocks.handle_outlived_database"]
@@ -270,6 +275,7 @@ with saferocks.open("db") as db:
 """
 
 
+@needs_fork
 def test_a_forked_child_tells_nothing_of_its_parent(run_python: Run) -> None:
     """What was queued before a fork is told by the parent alone."""
     assert lines_of(run_python, FORKED) == ["0"]
@@ -301,6 +307,7 @@ print(_bound.kept)
 """
 
 
+@needs_fork
 def test_a_child_that_a_hook_forks(run_python: Run) -> None:
     """A child that is forked in a hook has no figures of its parent's handles, and nothing that was bound to them."""
     assert lines_of(run_python, FORKED_IN_A_HOOK) == ["child [] {}", "parent 0 1", "{}"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import saferocks
+from tests.systems import needs_fork
 
 if TYPE_CHECKING:
     import subprocess
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = needs_fork
 
 #: What each of the programs begins with. `SIGALRM` ends a child that hangs, with a status of its own.
 PRELUDE = """

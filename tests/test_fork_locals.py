@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.systems import needs_fork
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = needs_fork
 
 #: Threads forking is deprecated from Python 3.12 on, for other reasons than ours.
 QUIET = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")

@@ -7,10 +7,11 @@ and ends the child when it hangs.
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.systems import needs_fork, needs_limits
 
 if TYPE_CHECKING:
     import subprocess
@@ -470,7 +471,7 @@ FORK = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
+@needs_fork
 @pytest.mark.parametrize("how", ["afresh", "as it is"])
 def test_a_forked_child_ends(run_race: Run, how: str) -> None:
     """A child of a process with leases exits with its own status; started afresh it watches leases of its own."""
@@ -507,6 +508,7 @@ MILLION = """
 """
 
 
+@needs_limits
 @pytest.mark.slow
 def test_a_million_leases(run_race: Run) -> None:
     """A million handles with deadlines cost microseconds each, and leave none behind."""

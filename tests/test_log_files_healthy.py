@@ -12,6 +12,7 @@ import pytest
 
 import saferocks
 from saferocks import _log_files
+from tests.systems import needs_fork, needs_sigkill
 
 if TYPE_CHECKING:
     import subprocess
@@ -232,12 +233,16 @@ def test_d24_a_manifest_of_thousands_of_flushes_is_not_refused(run_python: Run, 
     check_long_manifest(run_python, tmp_path, 3000)
 
 
+@needs_sigkill
+@needs_fork
 def test_d24_a_live_primary_is_not_refused(run_python: Run) -> None:
     """While another process writes and flushes, its database is neither refused nor followed for ever, nor missed."""
     child = run_python(LIVE, "200")
     assert (child.returncode, child.stderr) == (0, "")
 
 
+@needs_sigkill
+@needs_fork
 @pytest.mark.slow
 def test_d24_a_live_primary_is_not_refused_in_thousands_of_looks(run_python: Run) -> None:
     """Nor is it in some thousands of looks."""

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import saferocks
 from saferocks import _engine, _figures, _metrics, _totals, metrics, otel
+from tests.systems import needs_fork
 
 if TYPE_CHECKING:
     import subprocess
@@ -822,6 +823,7 @@ with saferocks.open("db") as db, db.items():
 """
 
 
+@needs_fork
 def test_a_forked_child_has_figures_of_its_own(run_python: Run) -> None:
     """A child tells nothing of its parent's handles, and the parent goes on with what it had."""
     done = run_python(FORKED, flags=("-W", "ignore:This process:DeprecationWarning"))

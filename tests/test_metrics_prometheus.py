@@ -23,13 +23,14 @@ from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
 
 import saferocks
 from saferocks import _metrics, metrics
+from tests.systems import needs_linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Tool = Callable[..., subprocess.CompletedProcess[str]]
 
-pytestmark = pytest.mark.usefixtures("fresh_totals")
+pytestmark = [pytest.mark.usefixtures("fresh_totals"), needs_linux]
 
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "observability"
 RULES = yaml.safe_load((PAGES / "alerts.yml").read_text())["groups"][0]["rules"]

@@ -19,9 +19,12 @@ import pytest
 
 import saferocks
 from saferocks import _leak_report, _status, _text, errors
+from tests.systems import needs_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+pytestmark = needs_fork
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(file.stem for file in (ROOT / "saferocks").glob("*.py") if file.stem not in ("__init__", "__main__"))
