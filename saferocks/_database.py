@@ -362,11 +362,7 @@ class Rdict(BatchMethods):
         _engine.call(self._record.live.cancel_all_background, wait)
 
     def try_catch_up_with_primary(self) -> None:
-        """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`).
-
-        Raises:
-            NotSupportedError: If the database is no secondary.
-        """
+        """Let a secondary read what its primary has written since (`TryCatchUpWithPrimary`)."""
         _engine.call(self._record.live.try_catch_up_with_primary)
 
     def handles(self) -> tuple[HandleInfo, ...]:
