@@ -45,6 +45,7 @@ napoleon_use_rtype = False
 # ---- how it looks
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"saferocks {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

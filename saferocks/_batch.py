@@ -146,6 +146,15 @@ class BulkWriter(BatchWrites):
 
     Each batch is atomic, the whole is not: after an exception, what had been flushed is in the
     database, and what had not is discarded.
+
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+        ...     with db.bulk_writer(flush_bytes=1 << 20) as bulk:
+        ...         for number in range(1000):
+        ...             bulk[b"%04d" % number] = b"row"
+        ...     db[b"0999"]
+        b'row'
     """
 
     __slots__ = ("_flush_bytes", "_new", "_write")

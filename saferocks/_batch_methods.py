@@ -135,6 +135,15 @@ class BatchMethods(FamilyMethods):
             ModeMismatchError: If the batch is of the other mode.
             InvalidArgumentError: If it refers to a column family of another database (D16).
             ColumnFamilyDroppedError: If it refers to one that was dropped (D19).
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     with saferocks.WriteBatch(raw_mode=True) as batch:
+            ...         batch[b"a"] = b"1"
+            ...         db.write(batch)
+            ...     db[b"a"]
+            b'1'
         """
         if not isinstance(write_batch, WriteBatch):
             raise TypeError(f"write_batch is {type(write_batch).__name__}; give a saferocks.WriteBatch")

@@ -389,7 +389,15 @@ class Rdict(BatchMethods):
         _secondary.catch_up(self._main._record)
 
     def handles(self) -> tuple[HandleInfo, ...]:
-        """Return the open handles of this database, oldest first."""
+        """Return the open handles of this database, oldest first.
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     with db.snapshot(label="report"):
+            ...         [(handle.kind, handle.label) for handle in db.handles()]
+            [('snapshot', 'report')]
+        """
         self._record.live
         records = _registry.in_order(self._record.owner.children)
         return inspection.handle_infos(record for record in records if record.kind != "database")
@@ -408,6 +416,13 @@ class Rdict(BatchMethods):
 
         Returns:
             Both counts, and what could not be compared.
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db"), statistics=True) as db:
+            ...     with db.items():
+            ...         db.audit().ok
+            True
         """
         main = self._main._record
         self._record.live

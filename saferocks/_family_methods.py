@@ -90,6 +90,14 @@ class FamilyMethods(FamilyAccess):
             ModeMismatchError: If the options are of the other mode.
             ReadOnlyError: If the database is open for reading: made through such a handle, it
                 would destroy data of the primary (D8).
+
+        Example:
+            >>> import saferocks, tempfile, os
+            >>> with saferocks.open(os.path.join(tempfile.mkdtemp(), "db")) as db:
+            ...     users = db.create_column_family("users")
+            ...     users[b"1"] = b"ann"
+            ...     db.column_families, b"1" in db, users[b"1"]
+            (('default', 'users'), False, b'ann')
         """
         owner = self._record.owner
         self._record.live

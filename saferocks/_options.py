@@ -218,6 +218,15 @@ _LONGEST_TTL = 2**31 - 1
 class AccessType:
     """How a database is opened; make one with the static methods.
 
+    Example:
+        >>> import saferocks, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "db")
+        >>> with saferocks.open(path) as db:
+        ...     db[b"k"] = b"v"
+        >>> with saferocks.open(path, access_type=saferocks.AccessType.read_only()) as db:
+        ...     db[b"k"]
+        b'v'
+
     Attributes:
         name: `read_write`, `read_only`, `secondary` or `with_ttl`.
         argument: The argument of that way, if it takes one.

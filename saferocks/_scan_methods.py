@@ -105,6 +105,12 @@ class ScanMethods:
         Raises:
             TypeError: If a key or bound is of a type that the database cannot hold.
             ValueError: If a duration is not positive and finite, or `warn_after` not shorter than `expire_after`.
+            NotEnteredError: When it is used without `with`, under the policy `raise`.
+
+        Warns:
+            UnscopedHandleWarning: When it is used without `with`, under the policy `warn`.
+            LeakedHandleWarning: When it is collected while open.
+            OverdueHandleWarning: When it has been open for longer than `warn_after`.
 
         Example:
             >>> import saferocks, tempfile, os

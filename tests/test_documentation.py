@@ -258,3 +258,13 @@ def test_the_reference_has_every_option_of_the_command() -> None:
     rows = re.findall(r"^\| (-[^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
     assert {(re.sub(r"(?<!,) \S+$", "", option), what) for option, what in rows} == expected
     assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(commands)
+
+
+def test_the_reference_has_every_setting_from_outside() -> None:
+    """The pages of the reference name each option of the plugin, and each variable of the environment that is read."""
+    source = "".join(file.read_text() for file in (ROOT / "saferocks").glob("*.py"))
+    options = re.findall(r"\b(?:addini|addoption)\(\s*\"([^\"]+)\"", source)
+    variables = set(re.findall(r"\"(SAFEROCKS_\w+)\"", source))
+    assert (len(options), len(variables)) == (4, 2)
+    for name, page in [(name, "testing") for name in options] + [(name, "settings") for name in variables]:
+        assert name in (ROOT / f"docs/reference/{page}.md").read_text()
