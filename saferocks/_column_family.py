@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _ordering, _settings, _status, _views, events
@@ -13,6 +12,7 @@ from saferocks._leases import asked_for, grant
 from saferocks._options import TOTAL_ORDER, check_read_options, scan_options
 from saferocks._ordering import UNBOUNDED_RAW, UNBOUNDED_TYPED
 from saferocks._owner import FamilyRecord
+from saferocks._registry import register
 from saferocks._scan import NATIVE_SCANS, SCANS, ScanRecord
 from saferocks._scan_methods import ScanMethods
 from saferocks._settings import INHERITED
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from saferocks._directory import StrPath
     from saferocks._engine import CompactOptions, IngestExternalFileOptions, WriteOptions
+    from saferocks._handle import Scope
     from saferocks._options import ReadOptions
     from saferocks._ordering import Bounds, Key
     from saferocks._settings import Duration
@@ -278,7 +279,10 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         family.live
         scan = blank(SCANS[method])
         scan._parent = self
-        scan._record = record = ScanRecord(owner, label, method, backwards, bounds, from_key)
+        record = blank(ScanRecord)
+        record.begin(method, backwards, bounds, from_key)
+        register(record, owner, label, 3)
+        scan._record = record
         if family.keeper is not None:
             record.keeper, record.receiver = family.keeper, "family"
         plain = owner.plain_tables
@@ -298,14 +302,27 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             failure = record.failed(record.closed_error())
         _engine.throw(failure)
 
-    def _cursor(
+    def iter(
         self,
-        read_opt: ReadOptions | None,
-        bounds: Bounds,
-        label: str | None,
-        warn_after: Duration,
-        expire_after: Duration,
-    ) -> RdictIter:
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> Scope[RdictIter]:
+        """Open a cursor (`NewIterator`); the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to seek, step and read.
+        """
+        record: CursorRecord
+        if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
+            record = blank(CursorRecord)
+        else:
+            record = self._bounded(self._bounds(read_opt, lower_bound, upper_bound, prefix))
         family = self._record
         owner = family.owner
         lease = None
@@ -316,9 +333,9 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         family.live
         cursor = blank(RdictIter)
         cursor._parent = self
-        record = CursorRecord(owner, label) if bounds.is_open else BoundedCursorRecord(owner, label, bounds)
+        record.still = None
+        register(record, owner, label, 2)
         cursor._record = record
-        record.moving = Lock()
         if family.keeper is not None:
             record.keeper, record.receiver = family.keeper, "family"
         plain = owner.plain_tables
@@ -334,6 +351,13 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
                 return cursor
             failure = record.failed(record.closed_error())
         _engine.throw(failure)
+
+    def _bounded(self, bounds: Bounds) -> CursorRecord:
+        if bounds.is_open:
+            return blank(CursorRecord)
+        record = blank(BoundedCursorRecord)
+        record.bounds = bounds
+        return record
 
     # ---- settings of this handle
 

@@ -31,7 +31,7 @@ from saferocks._handle import HandleRecord, blank, note_failure, open_handle, re
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._process import forking, see
-from saferocks._registry import Reason
+from saferocks._registry import Reason, register
 from saferocks._settings import INHERITED
 from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
 from saferocks._tally import COLLECTED, Telling
@@ -313,7 +313,9 @@ class Rdict(BatchMethods):
             # No lambda: its variables would become cells, which costs snapshots without scans a fiftieth.
             scanned.acquire(partial(self._acquire_snapshot, names, True), lease)
             return snapshot
-        snapshot._record = opened = PointSnapshotRecord(owner, label)
+        opened = blank(PointSnapshotRecord)
+        register(opened, owner, label, 2)
+        snapshot._record = opened
         try:
             if len(names) == 1:
                 opened.native = ((record.live.snapshot(), None),)

@@ -31,6 +31,7 @@ from saferocks._registry import (
     Reason,
     Record,
     State,
+    blank as blank,
     records,
 )
 from saferocks._tally import COLLECTED, NEVER_ENTERED, Telling
@@ -85,12 +86,11 @@ class HandleRecord(Record):
 
     Attributes:
         live: What the handle's methods call through; unset while it may not be used.
-        lease: For how long it may be open; reads as None while it is unset, which costs openers nothing.
     """
 
-    __slots__ = ("lease", "live")
+    __slots__ = ("live",)
 
-    lease: Lease | None
+    live: Any
 
     #: Whether a handle that escapes is worth a report (column families are not).
     guarded = True
@@ -100,10 +100,7 @@ class HandleRecord(Record):
     disposes = False
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for `live` and `lease` while they are unset.
-        if name != "live":
-            if name == "lease":
-                return None
+        if name != "live":  # which is unset
             raise AttributeError(name)
         if forking:
             see()
@@ -384,7 +381,10 @@ def release(record: HandleRecord, reason: Reason) -> bool:
         record.keeper = None
         if kept:
             kept.pop(record.id, None)
-        record.owner.children.pop(record.id, None)
+        try:  # as above  # noqa: SIM105
+            del record.owner.children[record.id]
+        except KeyError:  # of an owner that has forgotten its parent's
+            pass
     return True
 
 
@@ -515,10 +515,6 @@ class LeasedHandle(Handle[RecordT]):
             ...         snap.renew()
         """
         _leases.renew(self._record)
-
-
-#: Makes a handle without its constructor, for the openers.
-blank = object.__new__
 
 
 def open_handle(handle: Handle[RecordT], parent: Any, record: RecordT) -> RecordT:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._process import see
-from saferocks._registry import Reason, Record
+from saferocks._registry import Reason
 from saferocks.errors import ConcurrentUseError, InvalidArgumentError, SaferocksError
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from saferocks._leases import Lease
     from saferocks._ordering import Bounds, Key
-    from saferocks._registry import Owner
 
 
 def join_snapshot(record: HandleRecord) -> None:
@@ -40,16 +38,17 @@ class CursorRecord(HandleRecord):
     """The record of a cursor without bounds.
 
     Attributes:
-        moving: Set by the opener; held while the cursor moves. A step is two native calls, a look
+        still: Set by the opener, and unset while the cursor moves. A step is two native calls, a look
             whether there is a row and the step itself; a second thread in between could make the
-            step crash (D21).
+            step crash (D21). To unset what is set is atomic: of all racing threads one goes on. It takes
+            a sixth of the time of a lock, and from Python 3.11 on no interrupt comes before the `try` that
+            sets it again.
     """
 
-    __slots__ = ("moving",)
+    __slots__ = ("still",)
 
-    moving: Any
+    still: None
     kind = "iterator"
-    depth = 3
     is_plain = True
 
     @property
@@ -68,13 +67,8 @@ class BoundedCursorRecord(CursorRecord):
 
     __slots__ = ("bounds",)
 
-    depth = 4
+    bounds: Bounds
     is_plain = False
-
-    def __init__(self, owner: Owner, label: str | None, bounds: Bounds) -> None:
-        self.bounds = bounds
-        self.moving = Lock()
-        Record.__init__(self, owner, label)
 
     def activate(self, native: Any) -> Any:
         """Return a cursor that keeps to its bounds."""
@@ -179,7 +173,20 @@ class RdictIter(LeasedHandle[CursorRecord]):
         Raises:
             TypeError: If the database cannot hold such a key.
         """
-        self._move("seek", key)
+        record = self._record  # written out, being the one that is called for each cursor
+        try:
+            del record.still
+        except AttributeError:
+            raise self._in_use() from None
+        try:
+            record.live.seek(key)
+        except BaseException as error:  # noqa: BLE001 - see above
+            failure = _engine.failure(error)
+        else:
+            return
+        finally:
+            record.still = None
+        _engine.throw(failure)
 
     def seek_for_prev(self, key: Key) -> None:
         """Go to the last row at or before `key` (`SeekForPrev`).
@@ -199,8 +206,10 @@ class RdictIter(LeasedHandle[CursorRecord]):
             InvalidArgumentError: If the cursor is not on a row.
         """
         record = self._record
-        if not record.moving.acquire(False):
-            raise self._in_use()
+        try:
+            del record.still
+        except AttributeError:
+            raise self._in_use() from None
         try:
             if record.live.valid():  # D21: off the rows, rocksdict crashes the process
                 record.live.next()
@@ -209,7 +218,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = _engine.failure(error)
         finally:
-            record.moving.release()
+            record.still = None
         _engine.throw(failure)
 
     def prev(self) -> None:
@@ -219,8 +228,10 @@ class RdictIter(LeasedHandle[CursorRecord]):
             InvalidArgumentError: If the cursor is not on a row.
         """
         record = self._record
-        if not record.moving.acquire(False):
-            raise self._in_use()
+        try:
+            del record.still
+        except AttributeError:
+            raise self._in_use() from None
         try:
             if record.live.valid():  # D21
                 record.live.prev()
@@ -229,13 +240,15 @@ class RdictIter(LeasedHandle[CursorRecord]):
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
         finally:
-            record.moving.release()
+            record.still = None
         _engine.throw(failure)
 
     def _move(self, method: str, *arguments: Any) -> None:
         record = self._record
-        if not record.moving.acquire(False):
-            raise self._in_use()
+        try:
+            del record.still
+        except AttributeError:
+            raise self._in_use() from None
         try:
             getattr(record.live, method)(*arguments)
         except BaseException as error:  # noqa: BLE001 - see above
@@ -243,7 +256,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         else:
             return
         finally:
-            record.moving.release()
+            record.still = None
         _engine.throw(failure)
 
     def _in_use(self) -> SaferocksError:

@@ -21,7 +21,7 @@ from saferocks._cursor import NOTHING, PinnedCursor, Place
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._iterator import join_snapshot
 from saferocks._process import forking, see
-from saferocks._registry import EXHAUSTED, Record
+from saferocks._registry import EXHAUSTED
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from saferocks._leases import Lease
     from saferocks._ordering import Bounds, Key
-    from saferocks._registry import Owner
 
 Row = TypeVar("Row")
 
@@ -88,21 +87,27 @@ class ScanRecord(HandleRecord):
     __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows", "tokens")
 
     kind = "iterator"
-    depth = 4
     disposes = True
 
-    def __init__(
-        self, owner: Owner, label: str | None, method: str, backwards: bool, bounds: Bounds, from_key: Key
-    ) -> None:
+    method: str
+    backwards: bool
+    bounds: Bounds
+    from_key: Key
+    failure: BaseException | None
+    rows: Any
+    reader: int
+    tokens: list[None]
+
+    def begin(self, method: str, backwards: bool, bounds: Bounds, from_key: Key) -> None:
+        """Fill in what a scan has beside what `register` does; before that."""
         self.method = method
         self.backwards = backwards
         self.bounds = bounds
         self.from_key = from_key
-        self.failure: BaseException | None = None
-        self.rows: Any = None
+        self.failure = None
+        self.rows = None
         self.reader = 0
-        self.tokens: list[None] = [None]
-        Record.__init__(self, owner, label)
+        self.tokens = [None]
 
     @property
     def remedy(self) -> str:

@@ -26,10 +26,6 @@ class ScanMethods:
     #: Whether keys and values are raw bytes.
     _raw: bool
 
-    @property
-    def _everything(self) -> Bounds:
-        return _ordering.UNBOUNDED_RAW if self._raw else _ordering.UNBOUNDED_TYPED
-
     @abstractmethod
     def _scan(
         self,
@@ -45,17 +41,6 @@ class ScanMethods:
         expire_after: Duration,
     ) -> Any:
         """Check the arguments of a scan and open it."""
-
-    @abstractmethod
-    def _cursor(
-        self,
-        read_opt: ReadOptions | None,
-        bounds: Bounds,
-        label: str | None,
-        warn_after: Duration,
-        expire_after: Duration,
-    ) -> RdictIter:
-        """Open a cursor whose arguments have been checked."""
 
     def _check_start(self, from_key: Key) -> None:
         if from_key is not None:
@@ -217,6 +202,7 @@ class ScanMethods:
         )
         return scan
 
+    @abstractmethod
     def iter(
         self,
         read_opt: ReadOptions | None = None,
@@ -233,7 +219,3 @@ class ScanMethods:
         Returns:
             A scope; enter it to seek, step and read.
         """
-        if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
-            return self._cursor(None, self._everything, label, warn_after, expire_after)
-        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
-        return self._cursor(read_opt, bounds, label, warn_after, expire_after)

@@ -14,16 +14,18 @@ from saferocks._cursor import NOTHING, PinnedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, blank, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
 from saferocks._leases import asked_for
-from saferocks._registry import Reason
+from saferocks._registry import Reason, register
 from saferocks._scan import SCANS, SharedScanRecord
 from saferocks._scan_methods import ScanMethods
+from saferocks._settings import INHERITED
 from saferocks.errors import ColumnFamilyNotFoundError, NotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from saferocks._handle import Scope
     from saferocks._options import ReadOptions
-    from saferocks._ordering import Bounds, Key
+    from saferocks._ordering import Key
     from saferocks._settings import Duration
 
 _MISSING = "key not found"
@@ -198,22 +200,35 @@ class SnapshotReads(ScanMethods):
         bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
         self._check_start(from_key)
         scan = blank(SCANS[method])
-        record = SharedScanRecord(self._record.owner, label, method, backwards, bounds, from_key)
+        record = blank(SharedScanRecord)
+        record.begin(method, backwards, bounds, from_key)
+        register(record, self._record.owner, label, 3)
         open_handle(scan, self._anchor, record).acquire(self._pinned, lease)
         return scan
 
-    def _cursor(
+    def iter(
         self,
-        read_opt: ReadOptions | None,
-        bounds: Bounds,
-        label: str | None,
-        warn_after: Duration,
-        expire_after: Duration,
-    ) -> RdictIter:
+        read_opt: ReadOptions | None = None,
+        *,
+        lower_bound: Key = None,
+        upper_bound: Key = None,
+        prefix: Key = None,
+        label: str | None = None,
+        warn_after: Duration = INHERITED,
+        expire_after: Duration = INHERITED,
+    ) -> Scope[RdictIter]:
+        """Open a cursor (`NewIterator`); the arguments are those of `items`.
+
+        Returns:
+            A scope; enter it to seek, step and read.
+        """
+        bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
         lease = asked_for(self._record.owner, warn_after, expire_after)
         self._check_options(read_opt)
         cursor = blank(RdictIter)
-        record = SharedCursorRecord(self._record.owner, label, bounds)
+        record = blank(SharedCursorRecord)
+        record.bounds, record.still = bounds, None
+        register(record, self._record.owner, label, 2)
         open_handle(cursor, self._anchor, record).acquire(self._pinned, lease)
         return cursor
 

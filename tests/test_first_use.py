@@ -119,7 +119,7 @@ def test_a_shared_cursor_taken_away_as_it_is_locked() -> None:
 def test_a_shared_cursor_taken_away_as_a_scan_asks_for_its_lease() -> None:
     """A scan that is released while it is asked whether its snapshot has expired answers all the same."""
     record = _Scan.__new__(_Scan)
-    record.reason = None
+    record.reason = record.lease = None
     found[:] = [PinnedCursor(None)]
     assert not record.is_expired()
     assert found == []

@@ -67,7 +67,7 @@ with contextlib.ExitStack() as stack:
     points = enter(db.snapshot(point_reads_only=True))
     seen, view = enter(snap.values()), snap.get_column_family("f")
     cursor, bounded, moving = enter(db.iter()), enter(db.iter(prefix=b"0000")), enter(db.iter())
-    moving._record.moving.acquire()  # as by a thread that was moving it, and is not in the child
+    del moving._record.still  # as by a thread that was moving it, and is not in the child
     batch, bulk, checkpoint = enter(db.write_batch()), enter(db.bulk_writer()), enter(db.checkpoint())
     free, writer = enter(saferocks.WriteBatch(raw_mode=True)), enter(saferocks.SstFileWriter(saferocks.Options(True)))
     writer.open("rows.sst")
@@ -120,7 +120,7 @@ with contextlib.ExitStack() as stack:
         unentered.__exit__(None, None, None)
         sys.exit(3)
     assert status_of(pid) == 3
-    moving._record.moving.release()
+    moving._record.still = None
     assert len(list(chain)) == 999 and snap[b"000000"] and cursor.key() == b"000000"
     assert not db.get(b"child") and db.audit()
     with unentered:

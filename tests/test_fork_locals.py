@@ -110,8 +110,9 @@ USES = (
 def lock():
     with saferocks.open("db") as db, db.iter() as cursor:
         cursor.seek(b"a")
-        locks = db._record.owner.lock, cursor._record.moving  # held by this thread, which is not in the child
-        locks[0].acquire(), locks[1].acquire()
+        lock = db._record.owner.lock  # held by this thread, which is not in the child, and moves the cursor
+        lock.acquire()
+        del cursor._record.still
         try:
             yield db
         finally:
@@ -120,7 +121,8 @@ def lock():
                     cursor.next()
                 finally:
                     db.close()
-            locks[0].release(), locks[1].release()
+            cursor._record.still = None
+            lock.release()
 
 def sst():
     with saferocks.SstFileWriter(RAW) as writer:
