@@ -316,3 +316,24 @@ def test_what_the_page_says_of_classes() -> None:
     assert saferocks.WriteOptions is rocksdict.WriteOptions
     for name in ("Rdict", "WriteBatch", "Snapshot", "ReadOptions", "AccessType"):
         assert not issubclass(getattr(saferocks, name), getattr(rocksdict, name))
+
+
+def test_what_the_page_says_of_what_is_rocksdicts_own(path: str) -> None:
+    """Read options and ways of access of rocksdict's own are refused where saferocks' are wanted."""
+    with pytest.raises(TypeError, match=r"make one with saferocks\.AccessType"):
+        saferocks.Rdict(path, access_type=rocksdict.AccessType.read_write())
+    with saferocks.open(path) as db, pytest.raises(TypeError, match=r"use saferocks\.ReadOptions"):
+        db.items(read_opt=rocksdict.ReadOptions())
+
+
+def test_what_the_page_says_of_keys_of_a_wrong_type(bare: rocksdict.Rdict, typed_db: saferocks.Rdict) -> None:
+    """A key of a wrong type is a KeyError or an Exception on bare rocksdict, and a TypeError on saferocks."""
+    with pytest.raises(KeyError):
+        bare["text"] = b"v"
+    with rocksdict.Rdict(typed_db.path() + "-bare") as typed, pytest.raises(Exception, match="as keys") as caught:
+        typed[None] = 1
+    assert type(caught.value) is Exception
+    with pytest.raises(TypeError, match="a typed database takes"):
+        typed_db[None] = 1
+    with saferocks.open(typed_db.path() + "-raw") as raw, pytest.raises(TypeError, match="holds raw bytes"):
+        raw["text"] = b"v"
