@@ -82,7 +82,7 @@ def dump_on_signal(number: int, file: StrPath | None = None) -> SignalDump:
         file: Where to append the text; stderr if left out, and nowhere in a process started without one.
 
     Returns:
-        What undoes it: `stop()`, or the end of a `with` block.
+        What undoes it, by `stop()` or at the end of a `with` block.
 
     Raises:
         TypeError: If an argument is of a wrong type.

@@ -186,7 +186,7 @@ def serve(port: int = 0, *, app: DebugApp = app) -> DebugServer:
         app: What to serve, if it is not the page for clients on this machine.
 
     Returns:
-        The running server: a context manager, with `url` and `close()`.
+        The running server, a context manager with `url` and `close()`.
 
     Raises:
         PortForbiddenError: If this process may not have the port, as one below 1024 without a privilege.

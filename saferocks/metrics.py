@@ -77,7 +77,7 @@ def register(to: registry.CollectorRegistry = registry.REGISTRY) -> Collector:
         to: A registry of prometheus-client; its default one if left out.
 
     Returns:
-        The collector, by which the registry can forget it: `registry.unregister(collector)`.
+        The collector, by which the registry can forget it, with `registry.unregister(collector)`.
 
     Raises:
         ValueError: If the registry has it already.

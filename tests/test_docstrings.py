@@ -67,6 +67,7 @@ class Said:
         summary: Its first line.
         arguments: The arguments and attributes that it names.
         returns: Whether it has a section on what is returned.
+        returns_a_type: Whether what stands before a colon there is taken for a type.
         raises: The names of the errors and warnings.
     """
 
@@ -80,6 +81,7 @@ class Said:
             for line in fields
             if (found := re.match(r":(?:param|ivar) (\S+):", line))
         }
+        self.returns_a_type = any(line.startswith(":returns: *") for line in lines)
         self.returns = any(line.startswith((":returns:", ":Yields:")) for line in lines)
         self.raises = [found[1] for line in fields if (found := re.match(r":raises (\S+):", line))]
 
@@ -116,6 +118,7 @@ def test_what_is_returned_is_said(name: str) -> None:
         assert said.returns or said.summary.startswith(RETURNING)
     else:
         assert not said.returns
+    assert not said.returns_a_type
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -141,4 +141,7 @@ def test_the_site_needs_no_network(pages: dict[Path, BeautifulSoup], site: Path)
 
 def test_no_page_shows_an_address_in_memory(pages: dict[Path, BeautifulSoup]) -> None:
     """No default in a signature is an object without a name."""
-    assert [file.name for file, page in pages.items() if " object at 0x" in page.get_text()] == []
+    shown = {file.name: [tag.get_text() for tag in page.select("dt.sig")] for file, page in pages.items()}
+    assert [
+        (name, text) for name, texts in shown.items() for text in texts if " object>" in text or " at 0x" in text
+    ] == []
