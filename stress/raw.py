@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WriteBatch = rocksdict.WriteBatch
+Checkpoint = rocksdict.Checkpoint
 
 _TICKER = re.compile(r"^rocksdb\.num\.iterator\.(created|deleted) COUNT : (\d+)$", re.MULTILINE)
 

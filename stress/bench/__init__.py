@@ -1,7 +1,7 @@
 """What saferocks costs beside bare rocksdict: `python -m stress bench`.
 
-Both run in one process, in rounds that take turns, so that a noisy machine slows both; figures
-are medians over the rounds. It is a report: only `--check` makes a figure over its budget count.
+All columns run in one process, in rounds that take turns, so that a noisy machine slows all of them; figures are
+medians over the rounds. docs/performance.md says what is measured, and how to read it.
 """
 
 from stress.bench.report import add_options, run

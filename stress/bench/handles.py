@@ -1,153 +1,162 @@
-"""The costs of tracking: opening and releasing handles, few or many at a time."""
+"""What handles cost by how many are open: each of them, its memory, a close with all of them, a report on them."""
 
 from __future__ import annotations
 
 import gc
+import os
 import tracemalloc
-from contextlib import ExitStack
 from statistics import median
 from typing import TYPE_CHECKING
 
 import saferocks
 from stress import raw
-from stress.bench.measure import Row, collector_paused, compare, processor_seconds
+from stress.bench.columns import Safe
+from stress.bench.measure import Figure, collector_paused, seconds_of
+from stress.bench.record import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import rocksdict
-
     from saferocks import Scope, Snapshot
+    from stress.bench.measure import Pace
 
-_ITERATOR_BUDGET = 3.5
-_SNAPSHOT_BUDGET_US = 1.2
-_STACK_BUDGET_US = 1.5
+NAMES = ("register", "memory", "close", "report")
 _SCALE_BUDGET = 1.3
 _BYTES_BUDGET = 600
 _CLOSE_BUDGET_US = 10
+#: A close that costs more for each of ten times as many is not linear.
+_LINEAR_BUDGET = 1.3
 _FEW = 1000
-_WEIGHED = 10_000
-_DEPTH = 8
-_CLOSES = 3
+#: Handles are weighed in numbers up to this one: the instrument itself takes as much memory as they do.
+_WEIGHED = 100_000
+_CLOSES = 5
+_REPORTS = 3
 
 
-def measure(directory: str, repeats: int, many: int, closing: int) -> Iterator[Row]:
-    """Measure on small databases, one SST file and a memtable each.
+def measure(directory: str, names: tuple[str, ...], most: int, pace: Pace) -> Iterator[Row]:
+    """Measure snapshots for point reads, the handles that cost least besides what saferocks adds.
 
     Args:
-        directory: Where to make them.
-        repeats: How many handles a round opens and releases.
-        many: How many handles are held open while others are opened and released.
-        closing: How many handles are open when their database closes.
+        directory: Where databases may be made.
+        names: Which of the workloads to measure.
+        most: How many handles are open at the most.
+        pace: How many rounds, and how long.
     """
-    with ExitStack() as stack:
-        bare = stack.enter_context(raw.open_plain(f"{directory}/bare"))
-        safe = stack.enter_context(saferocks.open(f"{directory}/safe"))
-        deep = stack.enter_context(saferocks.open(f"{directory}/deep", trace="stack"))
-        for database in (bare, safe, deep):
-            database[b"a"] = b"v"
-            database.flush()
-            database[b"b"] = b"v"
-        yield from _one_at_a_time(bare, safe, repeats)
-        yield _traces(safe, deep, repeats)
-        yield _weight(bare, safe)
-        yield _many_open(safe, repeats, many)
-    yield _close(directory, closing)
+    if not set(names).isdisjoint(("register", "report")):
+        column = Safe(os.path.join(directory, "many"), b"v")
+        try:
+            yield from _scale(column, names, most, pace)
+        finally:
+            column.close()
+    if "memory" in names:
+        yield from _memory(directory, most)
+    if "close" in names:
+        yield from _close(directory, max(most // 10, 10))
 
 
-def _one_at_a_time(bare: rocksdict.Rdict, safe: saferocks.Rdict, repeats: int) -> Iterator[Row]:
-    pair = compare(lambda: _bare_iterators(bare, repeats), lambda: _safe_iterators(safe, repeats), repeats)
-    yield pair.ratio("iterator: enter + exit", _ITERATOR_BUDGET)
-    pair = compare(lambda: _bare_snapshots(bare, repeats), lambda: _safe_snapshots(safe, repeats), repeats)
-    yield pair.difference("snapshot: enter + exit", _SNAPSHOT_BUDGET_US)
+def _levels(most: int) -> list[int]:
+    """Return how many handles are open: 1,000, and ten times as many again and again."""
+    found = [min(_FEW, most)]
+    while found[-1] * 10 <= most:
+        found.append(found[-1] * 10)
+    return found
 
 
-def _bare_iterators(database: rocksdict.Rdict, repeats: int) -> None:
-    for _ in range(repeats):
-        database.iter()
+def _scale(column: Safe, names: tuple[str, ...], most: int, pace: Pace) -> Iterator[Row]:
+    """Open and release beside more and more open handles, and beside fewer and fewer again."""
+    levels = _levels(most)
+    held: list[Scope[Snapshot]] = []
+    costs: dict[int, list[float]] = {level: [] for level in levels}
+    repeats = [None] * _FEW
+    reported: list[float] = []
+    with collector_paused():
+        for level in (*levels, *reversed(levels)):
+            _hold(column, held, level)
+            rounds = pace.rounds if "register" in names else 0
+            costs[level] += [seconds_of(lambda: column.snapshots(repeats)) / _FEW for _ in range(rounds)]
+            if level == levels[-1] and "report" in names and not reported:
+                reported = [seconds_of(saferocks.dump) for _ in range(_REPORTS)]
+        _hold(column, held, 0)
+    if "register" in names:
+        yield from _scaled(levels, costs)
+    if "report" in names:
+        figure = Figure.of([seconds * 1e3 for seconds in reported])
+        yield Row("report", f"{levels[-1]:,} open", figure.median, "ms", figure.low, figure.high)
 
 
-def _safe_iterators(database: saferocks.Rdict, repeats: int) -> None:
-    for _ in range(repeats):
-        with database.iter():
-            pass
+def _hold(column: Safe, held: list[Scope[Snapshot]], count: int) -> None:
+    """Have so many handles open."""
+    for _ in range(count - len(held)):
+        scope = column.db.snapshot(point_reads_only=True)
+        scope.__enter__()
+        held.append(scope)
+    while len(held) > count:
+        held.pop().__exit__(None, None, None)
 
 
-def _bare_snapshots(database: rocksdict.Rdict, repeats: int) -> None:
-    for _ in range(repeats):
-        database.snapshot()
+def _scaled(levels: list[int], costs: dict[int, list[float]]) -> Iterator[Row]:
+    few = median(costs[levels[0]])
+    for level in levels:
+        figure = Figure.of([cost / few for cost in costs[level]])
+        found = {"saferocks": median(costs[level]) * 1e9}
+        budget = _SCALE_BUDGET if level != levels[0] else None
+        yield Row(
+            "register",
+            f"{level:,} open",
+            figure.median,
+            "x",
+            figure.low,
+            figure.high,
+            budget,
+            costs=found,
+            base=f"{levels[0]:,} open",
+        )
 
 
-def _safe_snapshots(database: saferocks.Rdict, repeats: int) -> None:
-    for _ in range(repeats):
-        with database.snapshot(point_reads_only=True):
-            pass
-
-
-def _traces(site: saferocks.Rdict, stack: saferocks.Rdict, repeats: int) -> Row:
-    def at_depth(depth: int, action: Callable[[], None]) -> None:
-        at_depth(depth - 1, action) if depth else action()
-
-    pair = compare(
-        lambda: at_depth(_DEPTH, lambda: _safe_snapshots(site, repeats)),
-        lambda: at_depth(_DEPTH, lambda: _safe_snapshots(stack, repeats)),
-        repeats,
-    )
-    return pair.difference("trace: stack against site", _STACK_BUDGET_US)
-
-
-def _weight(bare: rocksdict.Rdict, safe: saferocks.Rdict) -> Row:
+def _memory(directory: str, most: int) -> Iterator[Row]:
     """Weigh what Python allocates for a tracked snapshot, beyond what it does for a bare one."""
-    untracked = _bytes_of(bare.snapshot)
-    tracked = _bytes_of(lambda: safe.snapshot(point_reads_only=True).__enter__())
-    return Row("memory of a handle", None, None, tracked - untracked, "bytes", _BYTES_BUDGET)
+    with raw.open_plain(os.path.join(directory, "bare")) as bare:
+        column = Safe(os.path.join(directory, "weighed"), b"v")
+        try:
+            for count in _levels(min(most, _WEIGHED)):
+                untracked = _bytes_of(bare.snapshot, count)
+                tracked = _bytes_of(lambda: column.db.snapshot(point_reads_only=True).__enter__(), count)
+                weight = tracked - untracked
+                yield Row("memory", f"{count:,} open", weight, "bytes", weight, weight, _BYTES_BUDGET)
+        finally:
+            column.close()
 
 
-def _bytes_of(opener: Callable[[], object]) -> float:
-    kept: list[object] = [None] * _WEIGHED
+def _bytes_of(opener: Callable[[], object], count: int) -> float:
+    kept: list[object] = [None] * count
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for number in range(_WEIGHED):
+        for number in range(count):
             kept[number] = opener()
         used = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    _release(kept)
-    return used / _WEIGHED
-
-
-def _release(kept: list[object]) -> None:
     for handle in kept:
         if isinstance(handle, saferocks.Snapshot):
             handle.__exit__(None, None, None)
+    return used / count
 
 
-def _many_open(safe: saferocks.Rdict, repeats: int, many: int) -> Row:
-    """Open and release with few handles open, then with many; both on one database, one after the other."""
-    few_open = _with_open(safe, repeats, _FEW)
-    many_open = _with_open(safe, repeats, many)
-    return Row(f"{many:,} open against {_FEW:,}", few_open, many_open, many_open / few_open, "x", _SCALE_BUDGET)
-
-
-def _with_open(safe: saferocks.Rdict, repeats: int, handles: int) -> float:
-    held: list[Scope[Snapshot]] = [safe.snapshot(point_reads_only=True) for _ in range(handles)]
-    for scope in held:
-        scope.__enter__()
-    cost = compare(lambda: None, lambda: _safe_snapshots(safe, repeats), repeats).cost
-    for scope in held:
-        scope.__exit__(None, None, None)
-    return cost
-
-
-def _close(directory: str, handles: int) -> Row:
+def _close(directory: str, most: int) -> Iterator[Row]:
     """Close with many handles open, and with a tenth of them: each must cost the same."""
-    tenth, each = (
-        median(_close_once(f"{directory}/close-{count}-{number}", count) for number in range(_CLOSES))
-        for count in (handles // 10, handles)
-    )
-    return Row(f"close with {handles:,} open", tenth * 1e9, each * 1e9, each * 1e6, "us", _CLOSE_BUDGET_US)
+    taken: dict[int, list[float]] = {most // 10: [], most: []}
+    for number in range(_CLOSES):
+        for count, times in taken.items():
+            times.append(_close_once(os.path.join(directory, f"close-{count}-{number}"), count) * 1e6)
+    each = Figure.of(taken[most])
+    costs = {"saferocks": each.median * 1e3}
+    yield Row("close", f"{most:,} open", each.median, "us", each.low, each.high, _CLOSE_BUDGET_US, costs=costs)
+    few = median(taken[most // 10])
+    grown = Figure.of([time / few for time in taken[most]])
+    detail = f"{most:,} against {most // 10:,}"
+    yield Row("close", detail, grown.median, "x", grown.low, grown.high, _LINEAR_BUDGET, base=f"{most // 10:,} open")
 
 
 def _close_once(path: str, handles: int) -> float:
@@ -155,6 +164,6 @@ def _close_once(path: str, handles: int) -> float:
     database = saferocks.Rdict(path, raw_mode=True, policy="ignore")
     held = [database.snapshot(point_reads_only=True).__enter__() for _ in range(handles)]
     with collector_paused():
-        taken = processor_seconds(database.close)
+        taken = seconds_of(database.close)
     del held
     return taken / handles

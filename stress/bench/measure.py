@@ -1,13 +1,16 @@
-"""Timing: rounds that take turns, medians, and the row of the table they make.
+"""Timing: contestants in one process, in rounds that take turns, and the medians of the rounds.
 
-Many short rounds, timed by what this thread used of the processor: on a busy machine the median
-of two equal contestants then differs by less than one percent, where a few long rounds timed by
-the clock on the wall differ by ten.
+A round is as long as the clock and the caches need to settle, 20 ms or more, and each contestant runs once in each
+of them, in an order that alternates. Ratios are taken within a round and only then is the median taken, so that a
+machine that slows down for a while slows both sides of each ratio. The clock is what the thread used of the
+processor: on a busy machine the median of two equal contestants then differs by less than one percent, where the
+clock on the wall differs by ten. Only what runs in several threads goes by the wall.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,76 +18,127 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-ROUNDS = 200
+    #: Carries out as many operations as it is told, on what has been made ready for it.
+    Action = Callable[[object], object]
+
+#: The fastest contestant of a trial has to run at least this part of a round for its time to tell how many fit.
+_TRIAL = 0.1
+#: If another runs for so many rounds' time by then, a round is long enough: nobody waits for what does next to nothing.
+_TOO_LONG = 10
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class Pace:
+    """How often and for how long each contestant runs.
 
     Attributes:
-        workload: What was measured.
-        base: The cost it is compared with, in nanoseconds: bare rocksdict's, unless the workload says otherwise.
-        cost: The cost with saferocks, in nanoseconds.
-        figure: What the budget is about.
-        unit: The unit of the figure: `x` for a ratio, `us` or `bytes`.
-        budget: The most that it may be.
+        rounds: How many rounds count, after one that does not.
+        seconds: How long a round is for the fastest contestant, at least.
     """
 
-    workload: str
-    base: float | None
-    cost: float | None
-    figure: float
-    unit: str
-    budget: float
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the figure is over its budget."""
-        return self.figure > self.budget
+    rounds: int = 11
+    seconds: float = 0.02
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Median costs of the two contestants, in nanoseconds for each operation."""
+class Figure:
+    """A median over the rounds, with the quartiles around it."""
 
-    base: float
-    cost: float
+    median: float
+    low: float
+    high: float
 
-    def ratio(self, workload: str, budget: float) -> Row:
-        """Return a row that compares the costs as a ratio."""
-        return Row(workload, self.base, self.cost, self.cost / self.base, "x", budget)
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        """Return the median and the quartiles of what the rounds gave."""
+        ordered = sorted(values)
+        last = len(ordered) - 1
+        return cls(median(ordered), ordered[last // 4], ordered[math.ceil(last * 3 / 4)])
 
-    def difference(self, workload: str, budget: float) -> Row:
-        """Return a row that compares the costs as a difference in microseconds."""
-        return Row(workload, self.base, self.cost, (self.cost - self.base) / 1000, "us", budget)
+
+@dataclass(frozen=True)
+class Times:
+    """What a contest has measured.
+
+    Attributes:
+        seconds: For each contestant, the seconds of each round.
+        operations: How many operations a round has.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+    operations: int
+
+    def cost(self, name: str) -> float:
+        """Return a contestant's median cost, in nanoseconds for each operation."""
+        return median(self.seconds[name]) * 1e9 / self.operations
+
+    def ratio(self, name: str, base: str) -> Figure:
+        """Return how many times as long as another a contestant takes."""
+        return Figure.of([mine / theirs for mine, theirs in self._pairs(name, base)])
+
+    def difference(self, name: str, base: str) -> Figure:
+        """Return how much longer than another a contestant takes, in microseconds for each operation."""
+        return Figure.of([(mine - theirs) * 1e6 / self.operations for mine, theirs in self._pairs(name, base)])
+
+    def _pairs(self, name: str, base: str) -> Iterator[tuple[float, float]]:
+        return zip(self.seconds[name], self.seconds[base], strict=True)
 
 
-def compare(base: Callable[[], object], cost: Callable[[], object], operations: int, rounds: int = ROUNDS) -> Pair:
-    """Time two contestants in rounds that take turns.
+def contest(
+    actions: Mapping[str, Action],
+    prepare: Callable[[int], object],
+    pace: Pace,
+    *,
+    operations: int | None = None,
+    clock: Callable[[], float] = time.thread_time,
+) -> Times:
+    """Time contestants in rounds that take turns.
 
     Args:
-        base: Carries out the operations on what is compared with.
-        cost: Carries out the same on saferocks.
-        operations: How many operations one call carries out.
-        rounds: How often each is timed, after one round that is not.
-
-    Returns:
-        The medians, in nanoseconds for each operation.
+        actions: The contestants by name; each gets what was made ready for the round.
+        prepare: Makes ready so many operations; not timed, and the same for all contestants of a round.
+        pace: How many rounds, and how long.
+        operations: How many operations a round has; as many as make it long enough if left out.
+        clock: What tells the time, in seconds.
     """
-    times: tuple[list[float], list[float]] = ([], [])
-    base()
-    cost()
+    if operations is None:
+        operations = _operations(actions, prepare, pace, clock)
+    times: dict[str, list[float]] = {name: [] for name in actions}
     with collector_paused():
-        for number in range(rounds):
-            for contestant in (0, 1) if number % 2 else (1, 0):
-                times[contestant].append(processor_seconds(cost if contestant else base))
-    return Pair(*(median(each) * 1e9 / operations for each in times))
+        for number in range(-1, pace.rounds):
+            ready = prepare(operations)
+            for name in sorted(actions, reverse=bool(number % 2)):
+                taken = _seconds(actions[name], ready, clock)
+                if number >= 0:  # the first is for the caches
+                    times[name].append(taken)
+    return Times(times, operations)
 
 
-def processor_seconds(action: Callable[[], object]) -> float:
+def _operations(
+    actions: Mapping[str, Action], prepare: Callable[[int], object], pace: Pace, clock: Callable[[], float]
+) -> int:
+    """Return how many operations the fastest contestant is busy with for as long as a round has to be."""
+    count = 1
+    while True:
+        ready = prepare(count)
+        taken = [_seconds(action, ready, clock) for action in actions.values()]
+        fastest = min(taken)
+        if max(taken) >= pace.seconds * _TOO_LONG:
+            return count
+        if fastest >= pace.seconds * _TRIAL:
+            return math.ceil(count * max(1.0, pace.seconds / fastest))
+        count *= 2
+
+
+def _seconds(action: Action, ready: object, clock: Callable[[], float]) -> float:
+    start = clock()
+    action(ready)
+    return clock() - start
+
+
+def seconds_of(action: Callable[[], object]) -> float:
     """Return how much of the processor an action takes in this thread."""
     start = time.thread_time()
     action()
@@ -93,12 +147,14 @@ def processor_seconds(action: Callable[[], object]) -> float:
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep the cyclic collector out of the figures, as timeit does."""
+    """Keep the cyclic collector out of the figures, as timeit does, and what is alive out of its sight."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if was_enabled:
             gc.enable()
