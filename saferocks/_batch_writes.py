@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _ordering, _registry
+from saferocks import _engine, _in_use, _ordering, _registry
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._process import forking, see
 from saferocks._registry import PROCESS, Reason
@@ -54,7 +54,7 @@ class BatchRecord(HandleRecord):
     def is_busy(self) -> bool:
         """Tell whether a call is encoding a value."""
         native = self.native
-        return native is not None and _engine.is_busy_batch(native)
+        return native is not None and _in_use.is_busy_batch(native)
 
     def drop(self, native: Any) -> None:
         """Remember that a native batch is lost which this record does not own any more."""

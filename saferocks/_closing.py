@@ -12,7 +12,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _guard, _registry, _telling, events
+from saferocks import _engine, _guard, _in_use, _registry, _telling, events
 from saferocks._cursor import PinnedCursor
 from saferocks._handle import clear_callees, release, take_over, wait_until_unused
 from saferocks._registry import Reason
@@ -78,7 +78,7 @@ def _drain(owner: DatabaseOwner, deadline: float) -> None:
 def _wait_while_busy(record: HandleRecord, deadline: float) -> None:
     while record.reason is None and record.is_busy():
         if time.monotonic() >= deadline:
-            raise _engine.still_running()
+            raise _in_use.still_running()
         time.sleep(_PAUSE)  # there is nothing to wait on: calls inside RocksDB hold no lock of Python's
 
 
@@ -122,7 +122,7 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
 
 def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseException]) -> None:
     try:
-        _engine.close_native(record.native, deadline)
+        _in_use.close_native(record.native, deadline)
     except BusyError:
         raise
     except Exception as error:  # noqa: BLE001 - raised in the end: it is closed all the same
@@ -134,7 +134,7 @@ def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:
     natives: list[Any] = []
     try:
         if not isinstance(child.native, PinnedCursor):  # it stays with its snapshot
-            natives += _engine.natives_in(child.native)
+            natives += _in_use.natives_in(child.native)
         told = Telling(child, OUTLIVED) if child.reason is None and child.is_missed() else nullcontext()
         with told:
             if not release(child, Reason.DATABASE_CLOSED):

@@ -368,7 +368,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             dumps: Makes bytes of a value.
         """
         self._record.live
-        self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_engine.is_busy`
+        self._record.dumps = _engine.check_callable("dumps", dumps)  # first: see `_in_use.is_busy`
         self._change("set_dumps", dumps)
         if self._record.kind == "database":
             self._record.owner.dumps = dumps

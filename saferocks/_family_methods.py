@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, _registry
+from saferocks import _directory, _engine, _in_use, _registry
 from saferocks._column_family import FamilyAccess
 from saferocks._family_handle import ColumnFamily, open_family_handle
 from saferocks._handle import open_handle, release, wait_until_unused
@@ -151,7 +151,7 @@ class FamilyMethods(FamilyAccess):
         """Release all handles of a column family, so that no write can reach it once it is dropped (D19)."""
         for record in reversed(_registry.in_order(self._record.owner.children)):
             if isinstance(record, FamilyRecord) and record.family == name and record.kind == "column_family":
-                natives = _engine.natives_in(record.native)
+                natives = _in_use.natives_in(record.native)
                 release(record, Reason.FAMILY_DROPPED)
                 wait_until_unused(natives, deadline)
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from saferocks import _engine, _guard, _leases, _process, _registry, _watch, events
+from saferocks import _engine, _guard, _in_use, _leases, _process, _registry, _watch, events
 from saferocks._bound import kept
 from saferocks._leases import pending as leases
 from saferocks._process import forking, see
@@ -284,7 +284,7 @@ class HandleRecord(Record):
 
         A thread may have fetched it to call a method, without having come to the call.
         """
-        return self.native is not None and not _engine.is_unused_slot(self)
+        return self.native is not None and not _in_use.is_unused_slot(self)
 
     def forked_error(self) -> SaferocksError:
         """Return the error for a use in a forked child (D14)."""
@@ -414,9 +414,9 @@ def wait_until_unused(natives: list[Any], deadline: float) -> None:
         BusyError: If a call is still running then.
     """
     for index in range(len(natives)):
-        while not _engine.is_unused(natives, index):
+        while not _in_use.is_unused(natives, index):
             if time.monotonic() >= deadline:
-                raise _engine.still_running()
+                raise _in_use.still_running()
             time.sleep(0)  # such calls are short: they hold the interpreter lock
 
 

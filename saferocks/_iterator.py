@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _registry
+from saferocks import _engine, _in_use, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, release
 from saferocks._process import see
@@ -59,7 +59,7 @@ class CursorRecord(HandleRecord):
     def is_busy(self) -> bool:
         """Tell whether a call is decoding a row."""
         native = self.native
-        return native is not None and _engine.is_busy_cursor(native)
+        return native is not None and _in_use.is_busy_cursor(native)
 
 
 class BoundedCursorRecord(CursorRecord):

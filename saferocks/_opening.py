@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine
+from saferocks import _directory, _engine, _in_use
 from saferocks._options import AccessType
 from saferocks._secondary import Following, Opened, check_whole, open_settled
 from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
@@ -202,7 +202,7 @@ def _open_checked(request: Request, found: _directory.Directory, raw: bool, befo
         try:
             check_whole(native, request.path, options, families)
         except BaseException:
-            _engine.close_native(native, time.monotonic())
+            _in_use.close_native(native, time.monotonic())
             raise
     if not raw and not request.allow_pickle:
         _engine.forbid_pickle(native)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _registry
+from saferocks import _engine, _in_use, _registry
 from saferocks._engine import DatabaseClosedError
 from saferocks._handle import HandleRecord
 from saferocks._registry import Owner, Reason
@@ -140,7 +140,7 @@ class DatabaseOwner(Owner):
         left = self.spares.get(name, {})
         for number in list(left):  # a finalizer may add one at any moment, and a signal handler take one
             kept = left.get(number)
-            if kept is None or not _engine.is_unused_slot(kept) or left.pop(number, None) is None:
+            if kept is None or not _in_use.is_unused_slot(kept) or left.pop(number, None) is None:
                 continue
             if kept.settings is self.settings:
                 return kept.native
@@ -168,7 +168,7 @@ class DatabaseOwner(Owner):
         for left in self._left(None):
             for number in list(left):
                 kept = left.get(number)
-                if kept is not None and _engine.is_unused_slot(kept):
+                if kept is not None and _in_use.is_unused_slot(kept):
                     left.pop(number, None)
 
     def wait_for_spares(self, deadline: float, name: str | None = None) -> None:
@@ -179,7 +179,7 @@ class DatabaseOwner(Owner):
         """
         while any(self._is_spare_used(found, number) for found in self._left(name) for number in list(found)):
             if time.monotonic() >= deadline:
-                raise _engine.still_running()
+                raise _in_use.still_running()
             time.sleep(_PAUSE)  # calls inside RocksDB hold no lock of Python's
 
     def _left(self, name: str | None) -> list[dict[int, Kept]]:
@@ -188,7 +188,7 @@ class DatabaseOwner(Owner):
     def _is_spare_used(self, left: dict[int, Kept], number: int) -> bool:
         kept = left.get(number)
         # A handle that is just leaving it has it too, and is waited for by itself.
-        return kept is not None and number not in self.children and not _engine.is_unused_slot(kept)
+        return kept is not None and number not in self.children and not _in_use.is_unused_slot(kept)
 
     def check_writable(self, what: str) -> None:
         """Refuse a write through a read-only or secondary handle, before RocksDB sees it (D8).
@@ -298,7 +298,7 @@ class FamilyRecord(InstanceRecord):
     def is_busy(self) -> bool:
         """Tell whether a call that let go of the interpreter lock is under way."""
         native = self.native  # once: a finalizer may release it
-        return self.is_table and native is not None and _engine.is_busy(native, self.dumps)
+        return self.is_table and native is not None and _in_use.is_busy(native, self.dumps)
 
     def closed_error(self) -> SaferocksError:
         """Return the error for a use after release."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, _manifest, _registry
+from saferocks import _directory, _engine, _in_use, _manifest, _registry
 from saferocks._handle import release
 from saferocks._options import AccessType
 from saferocks._owner import FamilyRecord, InstanceRecord
@@ -130,7 +130,7 @@ def _open_settled(path: str, open_once: Callable[[], Opened]) -> tuple[Opened, S
             continue  # what was read belongs to different moments
         if seen.is_whole(look(path)):
             return opened, seen
-        _engine.close_native(opened.native, time.monotonic())
+        _in_use.close_native(opened.native, time.monotonic())
     raise BusyError(
         f"Resource busy: the primary of the secondary at {path!r} flushed on each of {OPENING_ATTEMPTS} tries to open "
         "it; try again",
@@ -158,7 +158,7 @@ def check_whole(native: Any, path: str, options: Options, families: dict[str, Op
     try:
         files, expected = _engine.file_names(native), _engine.file_names(primary)
     finally:
-        _engine.close_native(primary, time.monotonic())
+        _in_use.close_native(primary, time.monotonic())
     if files != expected:
         raise CorruptionError(
             f"Corruption: the secondary of {path!r} does not see files {sorted(expected - files)!r} that the "

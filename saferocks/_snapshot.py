@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _engine, _ordering, _registry
+from saferocks import _engine, _in_use, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
 from saferocks._handle import HandleRecord, LeasedHandle, blank, open_handle, release
 from saferocks._iterator import RdictIter, SharedCursorRecord
@@ -47,7 +47,7 @@ class SnapshotRecord(HandleRecord):
     def is_busy(self) -> bool:
         """Tell whether a scan is reading, or a value is being decoded."""
         return any(
-            (pair[1] is not None and pair[1].is_locked()) or not _engine.is_unused(pair, 0)
+            (pair[1] is not None and pair[1].is_locked()) or not _in_use.is_unused(pair, 0)
             for pair in self.native or ()
         )
 

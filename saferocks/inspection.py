@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from saferocks import _engine, _leases, _registry, events
+from saferocks import _engine, _in_use, _leases, _registry, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -254,7 +254,7 @@ def _shares_options(owner: DatabaseOwner) -> bool:
 
 def _compare(owner: DatabaseOwner, rdict: Any) -> AuditReport:
     records = _registry.in_order(owner.children)
-    natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
+    natives = {id(leaf): leaf for record in records for leaf in _in_use.natives_in(record.native)}
     live = _engine.live_iterators(owner.options)
     unchecked: tuple[str, ...] = ()
     if live is None:

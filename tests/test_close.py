@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _closing, _engine
+from saferocks import _closing, _in_use
 from saferocks._batch_writes import BatchRecord
 from tests.systems import needs_signals
 
@@ -725,7 +725,7 @@ def test_an_error_of_the_native_close_leaves_nothing_open(
     path: str, monkeypatch: pytest.MonkeyPatch, wide: bool
 ) -> None:
     """When RocksDB reports an error on closing, it is raised, and everything is released all the same."""
-    real = _engine.close_native
+    real = _in_use.close_native
 
     def failing(rdict: Any, deadline: float) -> None:
         real(rdict, deadline)
@@ -733,7 +733,7 @@ def test_an_error_of_the_native_close_leaves_nothing_open(
 
     db = saferocks.Rdict(path, raw_mode=True)
     family = db.create_column_family("f") if wide else None
-    monkeypatch.setattr(_engine, "close_native", failing)
+    monkeypatch.setattr(_in_use, "close_native", failing)
     with pytest.raises(saferocks.NoSpaceError, match=r"^IO error: No space left on device: "):
         db.close()
     monkeypatch.undo()

@@ -202,7 +202,7 @@ def test_d06_canary_close_fails_during_a_call(path: str, in_thread: Callable[[Jo
     assert wait_until_a_call_is_inside(bare, reader, rocksdict.WriteOptions())
     with pytest.raises(RuntimeError, match="Already borrowed"):
         bare.close()
-        pytest.fail("D6 is mended: saferocks._engine.close_native need not wait for calls in flight")
+        pytest.fail("D6 is mended: saferocks._in_use.close_native need not wait for calls in flight")
     assert reader.result() == [b"v"] * 400_000
     assert bare[b"k0000"] == b"v"
     bare.close()
@@ -250,4 +250,4 @@ def test_d07_canary_a_second_close_raises(path: str) -> None:
     bare.close()
     with suppress(rocksdict.DbClosedError):
         bare.close()
-        pytest.fail("D7 is mended: saferocks._engine.close_native need not ignore DbClosedError")
+        pytest.fail("D7 is mended: saferocks._in_use.close_native need not ignore DbClosedError")

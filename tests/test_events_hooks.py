@@ -18,7 +18,7 @@ import structlog
 from hypothesis import given, strategies as st
 
 import saferocks
-from saferocks import _bound, _closing, _engine, events
+from saferocks import _bound, _closing, _in_use, events
 from saferocks.events import Event
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def test_a_database_whose_close_fails_is_told_as_closed(
     path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is closed though RocksDB reports an error on closing is told as closed."""
-    close_native = _engine.close_native
+    close_native = _in_use.close_native
 
     def fail(*arguments: Any) -> None:
         close_native(*arguments)
@@ -240,7 +240,7 @@ def test_a_database_whose_close_fails_is_told_as_closed(
 
     db = saferocks.Rdict(path)
     with monkeypatch.context() as patched, pytest.raises(saferocks.IOFailedError):
-        patched.setattr(_engine, "close_native", fail)
+        patched.setattr(_in_use, "close_native", fail)
         db.close()
     saferocks.open_handles()
     named(heard, "database_closed")
@@ -251,7 +251,7 @@ def test_what_outlives_a_database_whose_close_fails_is_told(
     path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch, policy: Any
 ) -> None:
     """A handle that has outlived a database is told of and noted beside the error with which RocksDB closed it."""
-    close_native = _engine.close_native
+    close_native = _in_use.close_native
 
     def fail(*arguments: Any) -> None:
         close_native(*arguments)
@@ -264,7 +264,7 @@ def test_what_outlives_a_database_whose_close_fails_is_told(
             saferocks.open(path, policy=policy) as db,
         ):
             kept = db.snapshot(label="kept").__enter__()
-            patched.setattr(_engine, "close_native", fail)
+            patched.setattr(_in_use, "close_native", fail)
     assert [event.name for event in heard][2:] == ["saferocks.handle_outlived_database"] * (policy != "ignore")
     assert len(warned) == (policy != "ignore")
     if sys.version_info >= (3, 11):
@@ -320,7 +320,7 @@ def test_a_database_that_two_threads_close_is_told_as_closed_once(
     path: str, heard: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two closes at one moment one closes, and one event tells it."""
-    close, close_native = _closing.close, _engine.close_native
+    close, close_native = _closing.close, _in_use.close_native
     waits = threading.Event()
     db = saferocks.Rdict(path)
     second = threading.Thread(target=db.close)
@@ -336,7 +336,7 @@ def test_a_database_that_two_threads_close_is_told_as_closed_once(
         close_native(*arguments)
 
     monkeypatch.setattr(_closing, "close", close_second)
-    monkeypatch.setattr(_engine, "close_native", close_slowly)
+    monkeypatch.setattr(_in_use, "close_native", close_slowly)
     db.close()
     second.join()
     named(heard, "database_closed")

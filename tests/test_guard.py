@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _engine, _registry, _tally
+from saferocks import _in_use, _registry, _tally
 
 if TYPE_CHECKING:
     import subprocess
@@ -957,14 +957,14 @@ def test_a_failing_close_does_not_mask_the_body(
     path: str, monkeypatch: pytest.MonkeyPatch, notes: Callable[[BaseException], list[str]]
 ) -> None:
     """When RocksDB reports an error on closing, the body's exception comes out, with the error as a note."""
-    real = _engine.close_native
+    real = _in_use.close_native
 
     def failing(*arguments: Any, **keywords: Any) -> None:
         real(*arguments, **keywords)
         raise saferocks.NoSpaceError("IO error: No space left on device: While appending to file: x", code=5)
 
     with pytest.raises(LookupError) as caught, saferocks.open(path):
-        monkeypatch.setattr(_engine, "close_native", failing)
+        monkeypatch.setattr(_in_use, "close_native", failing)
         raise LookupError
     (note,) = notes(caught.value)
     assert note.startswith("besides, leaving the 'with' block failed: IO error: No space left on device")
@@ -1002,14 +1002,14 @@ def test_a_failing_release_is_raised_without_an_exception_in_the_body(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When RocksDB reports an error at the release and the body ended well, the error is raised by itself."""
-    real = _engine.close_native
+    real = _in_use.close_native
 
     def failing(*arguments: Any, **keywords: Any) -> None:
         real(*arguments, **keywords)
         raise saferocks.NoSpaceError("IO error: No space left on device: While appending to file: x", code=5)
 
     with pytest.raises(saferocks.NoSpaceError) as caught, saferocks.open(path):
-        monkeypatch.setattr(_engine, "close_native", failing)
+        monkeypatch.setattr(_in_use, "close_native", failing)
     assert caught.value.__context__ is None
     monkeypatch.undo()
     with saferocks.open(path):

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.parser import text_string_to_metric_families
 
 import saferocks
-from saferocks import _engine, _figures, _metrics, _totals, metrics, otel
+from saferocks import _engine, _figures, _in_use, _metrics, _totals, metrics, otel
 from tests.systems import needs_fork
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def test_the_quick_count_is_that_of_the_audit(db: saferocks.Rdict) -> None:
     """Native objects counted by kind are as many as there are when each is looked at."""
     with db.snapshot() as snap, db.items(), db.iter(), snap.items(), db.snapshot(point_reads_only=True):
         records = list(db._record.owner.children.values())
-        natives = {id(leaf): leaf for record in records for leaf in _engine.natives_in(record.native)}
+        natives = {id(leaf): leaf for record in records for leaf in _in_use.natives_in(record.native)}
         counted = sum(map(_engine.is_snapshot, natives.values())), sum(map(_engine.is_iterator, natives.values()))
         children = _figures.grouped(type, records)
         assert (_figures.count_snapshots(children), _figures.count_iterators(children)) == counted == (2, 4)
@@ -402,7 +402,7 @@ def test_a_database_that_is_being_closed_is_left_alone(
 ) -> None:
     """While another thread closes a database, its handles are told; RocksDB is not asked of it, nor waited for."""
     asked, closing = threading.Event(), threading.Event()
-    close_native = _engine.close_native
+    close_native = _in_use.close_native
 
     def slow(*arguments: Any) -> None:
         closing.set()
@@ -410,7 +410,7 @@ def test_a_database_that_is_being_closed_is_left_alone(
         close_native(*arguments)
 
     db = saferocks.open(path).__enter__()
-    monkeypatch.setattr(_engine, "close_native", slow)
+    monkeypatch.setattr(_in_use, "close_native", slow)
     monkeypatch.setattr(_figures, "_measure", lambda *_: pytest.fail("asked a database that is being closed"))
     closer = threading.Thread(target=db.close)
     closer.start()

@@ -48,7 +48,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "_temporary",
         "_remedies",
     ),
-    ("_engine", "_views", "_cursor"),
+    ("_engine", "_in_use", "_views", "_cursor"),
     ("_registry", "_options"),
     ("_watch", "_telling"),
     ("_tally",),
