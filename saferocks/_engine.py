@@ -106,6 +106,18 @@ def _foreign_traceback(error: BaseException) -> TracebackType | None:
     return traceback
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error may come from a signal handler: Ctrl-C, or what a handler of the program has raised.
+
+    That has nothing to do with what it comes out of, which may be anything, and half done. The frame of a handler
+    is not of this package; where nothing of the caller's is called, it can be nothing else's. RocksDB's own errors are
+    none, wherever they come from.
+    """
+    if isinstance(error, EngineError):
+        return False
+    return not isinstance(error, Exception) or _foreign_traceback(error) is not None
+
+
 def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
     if text == "Already mutably borrowed":  # only a close holds it so while others run
         return DatabaseClosedError("DB instance already closed: the database is being closed by another thread")
@@ -370,7 +382,9 @@ def is_busy(rdict: Any, dumps: Any) -> bool:
         return False
     try:
         rdict.set_dumps(dumps)
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_interrupt(error):
+            raise
         return True
     return False
 
@@ -384,10 +398,10 @@ def is_busy_cursor(cursor: Any) -> bool:
         return False
     try:
         cursor.seek(None)
-    except RuntimeError:
-        return True
-    except Exception:  # noqa: BLE001 - a KeyError or plain Exception, by the mode of the database
-        return False
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return isinstance(error, RuntimeError)  # otherwise a KeyError or plain Exception, by the mode of the database
     return False
 
 
@@ -395,10 +409,10 @@ def is_busy_batch(batch: Any) -> bool:
     """Tell whether a call is inside a native batch, which only encoders written in Python let happen."""
     try:
         batch.len()
-    except RuntimeError:
-        return True
-    except Exception:  # noqa: BLE001 - it was written, and is used up
-        return False
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return isinstance(error, RuntimeError)  # otherwise it was written, and is used up
     return False
 
 
