@@ -59,6 +59,8 @@ _PAUSE = 0.0005
 class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
     """A database or column family was used after its release; rocksdict's `DbClosedError` too."""
 
+    __module__ = "saferocks"  # where programs find it, and not in a room of ours; tracebacks name it
+
 
 _PACKAGE = __file__.rpartition("_engine")[0]
 
