@@ -18,7 +18,7 @@ from saferocks import _directory, _manifest
 from saferocks._lock_holder import lock_holder
 from saferocks._options_file import read_options_file
 from saferocks._shadow_files import FILES_ELSEWHERE
-from saferocks._text import printable
+from saferocks._text import printable, several
 from saferocks.errors import EngineError
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def _missing(patient: Patient) -> Iterator[Finding]:
         yield Finding("problem", text, remedy)
     if not found:
         count = len(patient.manifest.files) + len(patient.manifest.blobs)
-        yield Finding("ok", f"all {count} files that it consists of are there, in full")
+        files = "its one file is" if count == 1 else f"all {count} files that it consists of are"
+        yield Finding("ok", f"{files} there, in full")
 
 
 def wrong_files(path: str) -> list[Finding]:
@@ -176,7 +177,7 @@ def _wrong(patient: Patient, file: _manifest.LiveFile) -> str | None:
             found = os.stat(os.path.join(folder, f"{file.number:06d}{suffix}")).st_size
         except FileNotFoundError:
             continue
-        return None if found == file.size else f"has {found} bytes instead of {file.size}"
+        return None if found == file.size else f"has {several(found, 'byte')} instead of {file.size}"
     return "is missing"
 
 
@@ -251,7 +252,9 @@ def _background_errors(patient: Patient) -> Iterator[Finding]:
         remedy = "make room on the disk, then open it anew" if "No space" in text else "see the info log"
         yield Finding("problem", f"{when} {printable(text)}", remedy)
     if len(found) > _SHOWN:
-        yield Finding("note", f"{len(found) - _SHOWN} earlier errors are in {printable(log)}")
+        earlier = len(found) - _SHOWN
+        are = "is" if earlier == 1 else "are"
+        yield Finding("note", f"{several(earlier, 'earlier error')} {are} in {printable(log)}")
 
 
 #: The bytes of a path for which RocksDB puts another in the name of its log.

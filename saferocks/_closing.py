@@ -55,7 +55,7 @@ def _close(record: FamilyRecord, cancel_background: bool, deadline: float) -> No
             _engine.call(record.native.cancel_all_background, False)
         _drain(record.owner, deadline)
         _release_all(record, deadline)
-    except BaseException as error:  # a call still running, or KeyboardInterrupt anywhere
+    except BaseException as error:  # a call still running, or what a signal handler raises anywhere
         clear_callees(error)
         # It is open, and can be closed again; a handle is enabled again by its next use, see `HandleRecord.resume`.
         if record.reason is None:
@@ -116,6 +116,7 @@ def _release_all(record: FamilyRecord, deadline: float) -> None:
     # Half a megabyte with statistics, which every handle that is still held would keep.
     record.owner.options = record.owner.following = None
     if failures:
+        failures.sort(key=_engine.is_interrupt, reverse=True)  # which is to arrive, whatever else there is to tell
         del failures[1:]  # and not a copy, whose errors this frame would keep, and they it
         _engine.throw(failures)
 
@@ -125,8 +126,10 @@ def _close_native(record: FamilyRecord, deadline: float, failures: list[BaseExce
         _in_use.close_native(record.native, deadline)
     except BusyError:
         raise
-    except Exception as error:  # noqa: BLE001 - raised in the end: it is closed all the same
-        failures.append(error)
+    except Exception as error:
+        if _engine.is_interrupt(error):
+            raise  # it may not have come to the close
+        failures.append(error)  # raised in the end: it is closed all the same
 
 
 def _release_child(child: HandleRecord, failures: list[BaseException]) -> None:

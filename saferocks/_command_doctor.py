@@ -11,7 +11,7 @@ from saferocks._remedies import DAMAGE, LOSS, remedy_of
 from saferocks._shadow import lacks_descriptors, open_unchanged
 from saferocks._shadow_files import Manner
 from saferocks._temporary import NoRoomError
-from saferocks._text import printable
+from saferocks._text import printable, several
 from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _opening(options: argparse.Namespace) -> Iterator[Finding]:
     """Open the database for reading, which is the last word on whether it can be."""
     try:
         count = _count_families(options, Manner.STRICT)
-        yield _checkup.Finding("ok", f"it opens for reading, with {count} column famil{'y' if count == 1 else 'ies'}")
+        yield _checkup.Finding("ok", f"it opens for reading, with {several(count, 'column family', 'column families')}")
     except (BusyError, NoRoomError, NotSupportedError):  # which are no fault of the database
         raise
     except OSError as error:

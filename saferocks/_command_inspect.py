@@ -13,7 +13,7 @@ from saferocks._manifest import read_manifest
 from saferocks._options_file import read_options_file
 from saferocks._shadow import open_unchanged
 from saferocks._terminal import size
-from saferocks._text import printable
+from saferocks._text import printable, several
 
 if TYPE_CHECKING:
     import argparse
@@ -63,7 +63,7 @@ def _summary(path: str, families: Mapping[str, Rdict]) -> None:
     _terminal.heading(printable(path))
     _terminal.say(f"  keys and values  {'raw bytes' if db._raw else 'typed (raw_mode=False)'}")
     _terminal.say(f"  sequence number  {db.latest_sequence_number()}")
-    _terminal.say(f"  on disk          {size(sum(sizes))} in {len(sizes)} files")
+    _terminal.say(f"  on disk          {size(sum(sizes))} in {several(len(sizes), 'file')}")
     _terminal.say(f"  free there       {size(shutil.disk_usage(path).free)}")
     _terminal.say(f"  open for writing {open_in(path)}")
 
@@ -109,7 +109,8 @@ def _levels(families: Mapping[str, Rdict]) -> None:
     _terminal.table(("column family", "level", "files", "size"), rows)
     files = families["default"].live_files()
     entries, deletions = (sum(file[name] for file in files) for name in ("num_entries", "num_deletions"))
-    _terminal.say(f"  {len(files)} SST files with {entries} entries, {deletions} of them deletions")
+    counted = f"{several(len(files), 'SST file')} with {several(entries, 'entry', 'entries')}"
+    _terminal.say(f"  {counted}, {several(deletions, 'of them a deletion', 'of them deletions')}")
 
 
 _PROPERTIES = (

@@ -12,7 +12,7 @@ from saferocks._options import ReadOptions
 from saferocks._remedies import DAMAGE, LOSS, remedy_of
 from saferocks._shadow import lacks_descriptors, open_unchanged
 from saferocks._shadow_files import Manner
-from saferocks._text import printable
+from saferocks._text import printable, several
 from saferocks.errors import BusyError, EngineError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def _verify(reading: Reading) -> list[EngineError]:
             counted = _scan(f"{printable(name)} ({number} of {len(families)})", family)
         except _DamagedError as found:
             damaged.append(found.error)
-            after = f"after {found.rows} rows, the rest was not read"
+            after = f"after {several(found.rows, 'row')}, the rest was not read"
             where, error = _where(reading.path, found.error), reading.in_place(found.error)
             _terminal.verdict("problem", f"{printable(name)}: damaged{where}, {after}: {_line(error)}")
         else:
-            _terminal.verdict("ok", f"{printable(name)}: {counted} rows")
+            _terminal.verdict("ok", f"{printable(name)}: {several(counted, 'row')}")
     return damaged
 
 
@@ -131,7 +131,8 @@ def _conclude(damaged: list[EngineError], reading: Reading, cause: EngineError |
     remedies = [remedy_of(error) for error in (cause, *damaged) if error is not None]
     if not damaged:
         return _advise("every column family can be read to its end, but the database cannot be opened", remedies)
-    return _advise(f"{len(damaged)} of {len(reading.families)} column families damaged", remedies)
+    families = several(len(reading.families), "column family", "column families")
+    return _advise(f"{len(damaged)} of {families} damaged", remedies)
 
 
 def _advise(found: str, remedies: Iterable[str]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from saferocks import _engine
 from saferocks._ordering import check_key
 from saferocks.errors import ConcurrentUseError, HandleClosedError, HandleExpiredError
 
@@ -213,8 +214,9 @@ class Place:
                 if outside is not None and outside(key):
                     break
                 row = self._pick(cursor, key)
-            except Exception:
-                if found:  # first come the rows before it; the next chunk meets it again
+            except Exception as error:
+                # First come the rows before it; the next chunk meets it again, unless it came from a signal handler.
+                if found and not (_engine.is_interrupt(error) and self._is_readable(cursor, get_key)):
                     break
                 raise
             found.append(row)
@@ -222,6 +224,14 @@ class Place:
             self.last = key
             step()
         return found
+
+    def _is_readable(self, cursor: Any, get_key: Callable[[], Any]) -> bool:
+        """Tell whether the row can be read, once an error has come that may be nothing of its own."""
+        try:
+            self._pick(cursor, get_key())
+        except Exception:  # noqa: BLE001 - which the next chunk raises
+            return False
+        return True
 
 
 def size_of(row: Any) -> int:

@@ -227,7 +227,7 @@ class Rdict(BatchMethods):
         except Exception as failure:
             if self._is_closed():  # all the same, and nobody will ask again
                 self._settle(error or failure)
-            if error is None:
+            if error is None or _engine.is_interrupt(failure):
                 raise
             note_failure(error, failure)
         else:
@@ -242,7 +242,7 @@ class Rdict(BatchMethods):
         try:
             _guard.settle(self._record.owner)
         except Exception as failure:
-            if error is None:
+            if error is None or _engine.is_interrupt(failure):
                 raise
             note_failure(error, failure)
 
@@ -254,13 +254,13 @@ class Rdict(BatchMethods):
         else:
             try:
                 self._close(error, False)
-            except Exception:
-                if not self._is_finalizing():
-                    raise
-            except BaseException as interrupt:  # Ctrl-C in the midst of it: nobody comes back to close what is left
-                self._close(interrupt, False)
-                if self._is_closed():  # the interrupt may have come after the close
-                    self._settle(interrupt)
+            except BaseException as failure:
+                if isinstance(failure, Exception) and self._is_finalizing():
+                    return
+                if _engine.is_interrupt(failure):  # in the midst of it: nobody comes back to close what is left
+                    self._close(failure, False)
+                    if self._is_closed():  # the interrupt may have come after the close
+                        self._settle(failure)
                 raise
 
     # ---- handles

@@ -16,7 +16,7 @@ from saferocks import _settings
 from saferocks._debug_figures import LASTING
 from saferocks._groups import LABEL_WIDTH
 from saferocks._terminal import size
-from saferocks._text import clipped, printable, printable_path
+from saferocks._text import clipped, printable, printable_path, several
 from saferocks.errors import in_words
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def _groups(figures: Figures) -> str:
     if not figures.groups:
         return "<h2>Handles</h2><p>Nothing is open.</p>\n"
     table = _table(headers, map(_group, figures.groups))
-    more = f"<p>{figures.left_out} more lines are left out; the text has them all.</p>\n" if figures.left_out else ""
+    left = f"{several(figures.left_out, 'more line is', 'more lines are')} left out"
+    more = f"<p>{left}; the text has them all.</p>\n" if figures.left_out else ""
     hint = (
         '<p class="faint">Each with the line that opened it; '
         '<code>saferocks.configure(trace="stack")</code> keeps the way there as well.</p>\n'

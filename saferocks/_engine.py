@@ -54,6 +54,8 @@ DEFAULT_FAMILY = "default"
 class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
     """A database or column family was used after its release; rocksdict's `DbClosedError` too."""
 
+    __module__ = "saferocks"  # where programs find it, and not in a room of ours; tracebacks name it
+
 
 _PACKAGE = __file__.rpartition("_engine")[0]
 
@@ -99,6 +101,18 @@ def _foreign_traceback(error: BaseException) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         traceback = traceback.tb_next
     return traceback
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error may come from a signal handler: Ctrl-C, or what a handler of the program has raised.
+
+    That has nothing to do with what it comes out of, which may be anything, and half done. The frame of a handler
+    is not of this package; where nothing of the caller's is called, it can be nothing else's. RocksDB's own errors are
+    none, wherever they come from.
+    """
+    if isinstance(error, EngineError):
+        return False
+    return not isinstance(error, Exception) or _foreign_traceback(error) is not None
 
 
 def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:

@@ -366,9 +366,9 @@ def release(record: HandleRecord, reason: Reason) -> bool:
                 del record.live
             except AttributeError:  # never used
                 pass
-    except Exception:
-        raise
-    except BaseException as interrupt:  # Ctrl-C in the midst of it
+    except BaseException as interrupt:
+        if not _engine.is_interrupt(interrupt):
+            raise
         clear_callees(interrupt)
         record.reason = reason
         record.state = RELEASED
@@ -472,7 +472,7 @@ class Handle(Generic[RecordT]):
         except Exception as failure:
             if self._is_finalizing():
                 return
-            if error is None:
+            if error is None or _engine.is_interrupt(failure):
                 raise
             note_failure(error, failure)
 

@@ -30,7 +30,9 @@ def is_busy(rdict: Any, dumps: Any) -> bool:
         return False
     try:
         rdict.set_dumps(dumps)
-    except RuntimeError:
+    except RuntimeError as error:
+        if _engine.is_interrupt(error):
+            raise
         return True
     return False
 
@@ -44,10 +46,10 @@ def is_busy_cursor(cursor: Any) -> bool:
         return False
     try:
         cursor.seek(None)
-    except RuntimeError:
-        return True
-    except Exception:  # noqa: BLE001 - a KeyError or plain Exception, by the mode of the database
-        return False
+    except Exception as error:
+        if _engine.is_interrupt(error):
+            raise
+        return isinstance(error, RuntimeError)  # otherwise a KeyError or plain Exception, by the mode of the database
     return False
 
 
@@ -55,10 +57,10 @@ def is_busy_batch(batch: Any) -> bool:
     """Tell whether a call is inside a native batch, which only encoders written in Python let happen."""
     try:
         batch.len()
-    except RuntimeError:
-        return True
-    except Exception:  # noqa: BLE001 - it was written, and is used up
-        return False
+    except Exception as error:
+        if _engine.is_interrupt(error):
+            raise
+        return isinstance(error, RuntimeError)  # otherwise it was written, and is used up
     return False
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from saferocks import _limits, _log_files, _manifest
 from saferocks._options_file import read_options_file
-from saferocks._text import printable, printable_bytes
+from saferocks._text import printable, printable_bytes, several
 from saferocks.errors import CorruptionError, IOFailedError, NotSupportedError
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def fix(place: Place, shadow: str, pinned: ExitStack) -> None:
         raise MovedError  # if the MANIFEST is still the same, they are missing for good
     if missing and place.manner is not Manner.TOLERANT:
         raise CorruptionError(
-            f"Corruption: {missing[0]} of {place.path!r} is missing, {len(missing)} of {len(manifest.files)} SST files "
-            f"in all; {FILES_ELSEWHERE}, or restore a backup",
+            f"Corruption: {missing[0]} of {place.path!r} is missing, {len(missing)} of "
+            f"{several(len(manifest.files), 'SST file')} in all; {FILES_ELSEWHERE}, or restore a backup",
             code=2,
         )
 

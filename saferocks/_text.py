@@ -51,6 +51,21 @@ def clipped(text: str, most: int) -> str:
     return f"{text[:half]}{_LEFT_OUT}{text[-half:]}"
 
 
+def several(count: int, one: str, more: str | None = None) -> str:
+    """Write a number of things.
+
+    Args:
+        count: How many.
+        one: The word for one of them.
+        more: The word for more, or none; with an s at the end if left out.
+
+    Example:
+        >>> several(1, "SST file"), several(2, "SST file"), several(0, "column family", "column families")
+        ('1 SST file', '2 SST files', '0 column families')
+    """
+    return f"{count} {one if count == 1 else more or f'{one}s'}"
+
+
 def _shown(letter: str) -> str:
     if letter == "\\":
         return "\\\\"

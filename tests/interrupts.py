@@ -1,15 +1,16 @@
-"""A program for tests/test_interrupts.py: KeyboardInterrupt at each moment at which Python delivers a Ctrl-C.
+"""A program for tests/test_interrupts.py: an exception at each moment at which Python runs a signal handler.
 
 From Python 3.11 on that is when a function is entered, and when a call of one in C has returned (and in loops that
 make no call). A profile function is told of both, and what it raises comes out of just there; so the k-th of these
 moments within the package is interrupted, for one k after the other, until the work has no more.
 
-Arguments: the name of the work, and how many moments to go on by. Prints what was wrong, a line each, and last at
-how many moments it was interrupted.
+Arguments: the name of the work, how many moments to go on by, and the name of the exception. Prints what was wrong,
+a line each, and last at how many moments it was interrupted.
 """
 
 from __future__ import annotations
 
+import builtins
 import faulthandler
 import gc
 import logging
@@ -17,7 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import saferocks
 
@@ -32,10 +33,11 @@ MOST_SECONDS = 3.0
 
 
 class State:
-    """Which moment is to be interrupted, how many there were, and where it was."""
+    """Which moment is to be interrupted and with what, how many there were, and where it was."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.seen, self.place = wanted, 0, ""
+        self.kind: type[BaseException] = KeyboardInterrupt
 
 
 state = State(0)
@@ -50,11 +52,13 @@ def interrupt(frame: FrameType, event: str, function: Any) -> None:
         sys.setprofile(None)
         name = f"{event} {getattr(function, '__qualname__', '')}".strip()
         state.place = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name} ({name})"
-        raise KeyboardInterrupt
+        del frame, function  # a handler is not given the function, which may belong to what is native
+        raise state.kind
 
 
-# Python's own handler is in C and has no frame; this one's shall pass for one of the package's.
-interrupt.__code__ = interrupt.__code__.replace(co_filename=f"{PACKAGE}interrupt.py")
+def disguise() -> None:
+    """Let the frame of `interrupt` pass for one of the package's: Python's own handler is in C and has none."""
+    interrupt.__code__ = interrupt.__code__.replace(co_filename=f"{PACKAGE}interrupt.py")
 
 
 def nothing(db: Any) -> None:
@@ -111,6 +115,15 @@ def families(db: Any) -> None:
         list(items)
 
 
+def fails(db: Any) -> NoReturn:
+    """A body that leaves with an error of its own."""
+    raise Failure
+
+
+class Failure(Exception):  # noqa: N818 - as the tests name it
+    """What the body has left with."""
+
+
 def scans(db: Any) -> None:
     """Scans with a bound and a lease."""
     with db.items(prefix=b"k") as items:
@@ -138,7 +151,8 @@ def follows(db: Any) -> None:
 
 
 WORKS: dict[str, Callable[[Any], None]] = {
-    function.__name__: function for function in (nothing, reads, cursors, shared, writes, families, scans, follows)
+    function.__name__: function
+    for function in (nothing, fails, reads, cursors, shared, writes, families, scans, follows)
 }
 
 
@@ -150,8 +164,13 @@ def carry_out(work: Callable[[Any], None]) -> tuple[bool, Any]:
             held = db
             sys.setprofile(interrupt)
             work(db)
-    except KeyboardInterrupt:
+    except state.kind as arrived:
+        if work is fails and not isinstance(arrived.__context__, Failure):
+            print(f"{state.place}: the body's error was lost: {arrived.__context__!r}")
         return True, held
+    except Failure as failure:
+        if getattr(failure, "__notes__", ()):
+            print(f"{state.place}: {failure.__notes__}")  # type: ignore[attr-defined]
     finally:
         sys.setprofile(None)
     return False, held
@@ -163,7 +182,9 @@ def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
     # What comes in a `__del__`, or as a generator is dropped, Python tells nobody else.
     if not arrived and not met:
         wrong.append("the interrupt was lost")
-    if held._record.reason is None:  # it came in the midst of the close
+    if held._record.reason is None:
+        if "__exit__ (call)" not in state.place:  # it came before the first instruction of the end of the `with`
+            wrong.append("the database was left open")
         held.close()
     if held._record.reason is None:
         wrong.append("the database cannot be closed")
@@ -177,8 +198,11 @@ def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
     return wrong
 
 
-def main(name: str, stride: int) -> None:
+def main(name: str, stride: int, kind: str) -> None:
     """Interrupt the work at its moments, one after the other."""
+    state.kind = getattr(builtins, kind)
+    if state.kind is KeyboardInterrupt:
+        disguise()
     met: list[Any] = []
     sys.unraisablehook = lambda unraisable: met.append(type(unraisable.exc_value))  # and not what it happened in
     saferocks.configure(policy="ignore")
@@ -209,4 +233,4 @@ def main(name: str, stride: int) -> None:
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(150, exit=True)
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

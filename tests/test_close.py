@@ -951,15 +951,16 @@ def test_an_interrupted_close_can_be_repeated(run_python: Run) -> None:
 
 
 INTERRUPTED_LEAVING = """
-    import faulthandler, signal, threading, _thread
+    import builtins, faulthandler, signal, sys, threading, _thread
     import saferocks
 
+    kind = getattr(builtins, sys.argv[1])
     faulthandler.dump_traceback_later(30, exit=True)
     inside, go = threading.Event(), threading.Event()
 
     def interrupt(number, frame):
         go.set()
-        raise KeyboardInterrupt
+        raise kind
 
     def loads(data):
         inside.set()
@@ -979,7 +980,7 @@ INTERRUPTED_LEAVING = """
             db.set_loads(loads)
             reader.start()
             inside.wait()
-    except KeyboardInterrupt as interrupt:
+    except kind as interrupt:
         print("interrupted", getattr(interrupt, "__notes__", []), saferocks.open_handles())
         with saferocks.open("db", raw_mode=False, allow_pickle=True) as again:
             print(again["held"])
@@ -988,9 +989,10 @@ INTERRUPTED_LEAVING = """
 """
 
 
-def test_an_interrupt_while_the_with_of_a_database_is_left_still_closes_it(run_python: Run) -> None:
-    """Ctrl-C in the close at the end of a `with` arrives once that is done, and the path reopens in the handler."""
-    run = run_python(INTERRUPTED_LEAVING)
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError"])
+def test_an_interrupt_while_the_with_of_a_database_is_left_still_closes_it(run_python: Run, kind: str) -> None:
+    """What a signal handler raises in the close at the end of a `with` arrives after it; the path reopens there."""
+    run = run_python(INTERRUPTED_LEAVING, kind)
     assert run.stderr == ""
     assert run.stdout.splitlines() == ["interrupted [] ()", "['pickled']", "['right']"]
 

@@ -689,7 +689,7 @@ def test_verify_names_family_and_file(command, filled: str) -> None:
     assert first.startswith(f"problem default: damaged in {table.name} (level 0 of default), after ")
     assert "Corruption: block checksum mismatch" in first
     assert f"in {table} offset" in first
-    assert second == "ok      odd\\x1b[31m: 1 rows"
+    assert second == "ok      odd\\x1b[31m: 1 row"
     assert (done.returncode, done.stderr) == (1, "")
     assert tree(filled) == before
     scanned = command("scan", filled)
@@ -1094,3 +1094,18 @@ def test_help(command, name: str) -> None:
     assert done.returncode == 0
     assert "Exit status:" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_one_is_no_plural(path: str, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """What there is one of is told of in the singular, by each word of the command that counts it."""
+    with saferocks.open(path) as db:
+        db[b"only"] = b"v"
+        db.flush()
+    assert "  1 SST file with 1 entry, 0 of them deletions" in command("inspect", path).stdout
+    assert "its one file is there, in full" in command("doctor", path).stdout
+    assert "ok      default: 1 row\n" in command("verify", path).stdout
+    with saferocks.open(path) as db:
+        del db[b"only"], db[b"other"]
+        db.flush()
+    assert "  2 SST files with 3 entries, 2 of them deletions" in command("inspect", path).stdout
+    assert "ok      default: 0 rows\n" in command("verify", path).stdout

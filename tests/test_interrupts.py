@@ -1,4 +1,4 @@
-"""Ctrl-C at each moment at which Python delivers one: it arrives, and all is released.
+"""Ctrl-C, or an alarm, at each moment at which Python runs a signal handler: it arrives, and all is released.
 
 The program is `interrupts.py` beside this file; it runs in child processes.
 """
@@ -25,12 +25,33 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5], ids=["every", "fifth"])
-@pytest.mark.parametrize("work", ["nothing", "reads", "cursors", "shared", "writes", "families", "scans", "follows"])
-def test_an_interrupt_at_each_moment(run_python: Run, work: str, stride: int) -> None:
-    """It arrives; the database is closed or can be, no native object is left, and it opens again with its rows."""
-    stride = {"nothing": 1, "follows": 8 * stride}.get(work, stride)
-    done = run_python(PROGRAM, work, str(stride), timeout=170)
+@pytest.mark.parametrize("work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows"])
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError"])
+def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stride: int) -> None:
+    """It arrives; the database is closed, no native object is left, and it opens again with its rows."""
+    times = 1 if kind == "KeyboardInterrupt" or stride == 1 else 3
+    look_at(run_python, work, times * (8 * stride if work == "follows" else stride), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "work"),
+    [
+        ("KeyboardInterrupt", "nothing"),
+        ("TimeoutError", "nothing"),
+        ("TimeoutError", "fails"),
+        pytest.param("KeyboardInterrupt", "fails", marks=pytest.mark.slow),
+        pytest.param("RuntimeError", "nothing", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupt_at_each_moment_of_a_close(run_python: Run, kind: str, work: str) -> None:
+    """Ctrl-C, and what any signal handler raises, arrives and finds the database closed, though the body has failed."""
+    look_at(run_python, work, 1, kind)
+
+
+def look_at(run_python: Run, work: str, stride: int, kind: str) -> None:
+    """Have the moments of a work interrupted, and see that nothing was wrong."""
+    done = run_python(PROGRAM, work, str(stride), kind, timeout=170)
     assert (done.returncode, done.stderr) == (0, "")
     *wrong, places = done.stdout.splitlines()
     assert wrong == []
-    assert int(places) > 20
+    assert int(places) > 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -166,6 +167,14 @@ def test_all_lists_each_name_once() -> None:
 def test_every_error_is_exported() -> None:
     """Every exception and warning of `saferocks.errors` is a name of the package."""
     assert set(saferocks.errors.__all__) <= set(saferocks.__all__)
+
+
+def test_every_error_names_a_public_module() -> None:
+    """What a traceback calls an exception or warning of the package is where a program can import it from."""
+    public = [getattr(saferocks, name) for name in saferocks.__all__]
+    errors = [each for each in public if isinstance(each, type) and issubclass(each, BaseException)]
+    assert {each.__module__ for each in errors} <= {"saferocks", "saferocks.errors"}
+    assert all(getattr(importlib.import_module(each.__module__), each.__name__) is each for each in errors)
 
 
 def test_every_public_class_and_function_is_documented() -> None:
