@@ -115,7 +115,7 @@ def test_d26_a_flush_in_the_midst_of_a_catch_up_is_seen(
     """Where the primary flushes between the look at it and RocksDB's catch-up, the secondary is opened anew as well."""
     look, looks = _secondary.look, []
 
-    def look_and_be_overtaken(path: str) -> _secondary.Seen:
+    def look_and_be_overtaken(path: str) -> _secondary.Seen | None:
         looks.append(look(path))
         if len(looks) == 1:
             overwrite(db)
@@ -126,39 +126,43 @@ def test_d26_a_flush_in_the_midst_of_a_catch_up_is_seen(
     assert rows_of(secondary) == {b"kept": b"1", b"old": b"2"}
 
 
-def test_d26_a_log_that_goes_in_the_midst_of_an_opening_is_missed(
+def test_d26_an_opening_that_is_overtaken_begins_anew(
     db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secondary that was opened while its primary deleted a log is opened again, and once more at the next change."""
+    """A secondary whose primary flushes in the midst of the opening is opened again, until it rests."""
     db[b"k"] = b"1"
-    whole, check = [], _secondary.check_whole
+    opened, open_native = [], _engine.open_native
 
-    def check_and_be_overtaken(*given: Any) -> None:
-        check(*given)
-        whole.append(given)
-        if len(whole) <= 2:
-            db[b"k"] = b"%d" % len(whole)
+    def open_and_be_overtaken(*given: Any) -> Any:
+        opened.append(open_native(*given))
+        if len(opened) <= 2:
+            db[b"k"] = b"%d" % len(opened)
             db.flush()
+        return opened[-1]
 
-    monkeypatch.setattr("saferocks._opening.check_whole", check_and_be_overtaken)
+    monkeypatch.setattr("saferocks._engine.open_native", open_and_be_overtaken)
     with open_secondary(path) as secondary:
-        assert (len(whole), secondary[b"k"]) == (3, b"2")
+        assert (len(opened), secondary[b"k"]) == (3, b"2")
+        opened.clear()
 
 
+@pytest.mark.parametrize("limit", ["ATTEMPTS", "SECONDS"])
 def test_d26_a_primary_that_never_rests_is_told(
-    db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch
+    db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """A secondary that its primary overtakes on each try raises BusyError, and leaves nothing open."""
-    check = _secondary.check_whole
+    open_native = _engine.open_native
 
-    def check_and_be_overtaken(*given: Any) -> None:
-        check(*given)
-        db[b"k"] = b"v"
-        db.flush()
+    def open_and_be_overtaken(*given: Any) -> Any:
+        try:
+            return open_native(*given)
+        finally:
+            db[b"k"] = b"v"
+            db.flush()
 
-    monkeypatch.setattr("saferocks._opening.check_whole", check_and_be_overtaken)
-    monkeypatch.setattr("saferocks._secondary.OPENING_ATTEMPTS", 3)
-    with pytest.raises(saferocks.BusyError, match="flushed on each of 3 tries"):
+    monkeypatch.setattr("saferocks._engine.open_native", open_and_be_overtaken)
+    monkeypatch.setattr(f"saferocks._secondary.OPENING_{limit}", 0.3 if limit == "SECONDS" else 3)
+    with pytest.raises(saferocks.BusyError, match="flushed again each time"):
         open_secondary(path)
     assert [handle.kind for handle in saferocks.open_handles()] == ["database"]
     assert len(list(Path(f"{path}-secondary").glob("LOG*"))) <= 2
