@@ -77,14 +77,18 @@ class Manifest:
     oldest_log: int
 
 
-def read_manifest(directory: str) -> Manifest:
+def read_manifest(directory: str, moment: tuple[str, int] | None = None) -> Manifest:
     """Read the MANIFEST that CURRENT names.
+
+    Args:
+        directory: The directory of the database.
+        moment: The name of the MANIFEST and its size at an earlier moment, to be read as it was then.
 
     Raises:
         OSError: If one of the two cannot be read.
         CorruptionError: If they are not what RocksDB writes.
     """
-    name, data = _read(directory)
+    name, data = _read(directory) if moment is None else (moment[0], _read_head(directory, *moment))
     families: dict[int, Family] = {}
     try:
         for record in _records(data):
@@ -104,6 +108,11 @@ def _read(directory: str) -> tuple[str, bytes]:
         except FileNotFoundError:
             if current_name(directory) == name:
                 raise
+
+
+def _read_head(directory: str, name: str, size: int) -> bytes:
+    with open(os.path.join(directory, name), "rb") as file:
+        return file.read(size)
 
 
 def current_name(directory: str) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine, _in_use
+from saferocks import _directory, _engine
 from saferocks._options import AccessType
-from saferocks._secondary import Following, Opened, check_whole, open_settled
+from saferocks._secondary import Following, Opened, look, open_settled
 from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
 from saferocks.errors import InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 
@@ -161,9 +161,9 @@ def open_database(request: Request, default_raw: bool) -> Opened:
 def _open_secondary(request: Request, default_raw: bool, before: Opened | None) -> Opened:
     """Open a secondary, or open it anew like before: with the same options, and so the same statistics and caches."""
     open_once = partial(_open_once, request, default_raw, before)
-    opened, seen = open_settled(request.path, request.access, open_once, again=before is not None)
+    opened = open_settled(request.path, request.access, open_once, again=before is not None)
     like = replace(opened, native=None)
-    return replace(opened, following=Following(seen, partial(_open_secondary, request, default_raw, like)))
+    return replace(opened, following=Following(opened.seen, partial(_open_secondary, request, default_raw, like)))
 
 
 def _open_once(request: Request, default_raw: bool, before: Opened | None) -> Opened:
@@ -193,20 +193,15 @@ def _mode(request: Request, found: _directory.Directory, default_raw: bool) -> b
 
 
 def _open_checked(request: Request, found: _directory.Directory, raw: bool, before: Opened | None) -> Opened:
+    seen = look(request.path)
     if before is None:
         options, families = _in_force(request, found, raw)
     else:
         options, families = before.options, _families_of_now(request, before)
     native = _open_when_unlocked(request, options, families)
-    if request.access.name == "secondary":
-        try:
-            check_whole(native, request.path, options, families)
-        except BaseException:
-            _in_use.close_native(native, time.monotonic())
-            raise
     if not raw and not request.allow_pickle:
         _engine.forbid_pickle(native)
-    return Opened(native, options, raw, {_engine.DEFAULT_FAMILY: options, **(families or {})})
+    return Opened(native, options, raw, {_engine.DEFAULT_FAMILY: options, **(families or {})}, seen)
 
 
 def _families_of_now(request: Request, before: Opened) -> dict[str, Options]:

@@ -13,55 +13,49 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saferocks import _directory, _engine, _in_use, _manifest, _registry
 from saferocks._handle import release
-from saferocks._options import AccessType
 from saferocks._owner import FamilyRecord, InstanceRecord
 from saferocks._registry import Reason
-from saferocks.errors import BusyError, CorruptionError, EngineError
+from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from saferocks._engine import Options
+    from saferocks._options import AccessType
     from saferocks._owner import DatabaseOwner
 
-#: How often a secondary is opened anew because its primary has deleted logs meanwhile, before the caller hears of it.
-OPENING_ATTEMPTS = 100
+#: How often, and for how many seconds, a secondary is opened anew because its primary has flushed in the midst of it.
+OPENING_ATTEMPTS, OPENING_SECONDS = 1000, 10.0
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What of a primary's directory tells whether it has changed other than by writing to its log.
+class Seen(NamedTuple):
+    """What tells whether a primary has done anything but to write to its log.
 
     Attributes:
-        manifest: The name of the MANIFEST, with its file's number, size and time; None if it cannot be read.
-        logs: The names of the write-ahead logs.
+        name: The name of its MANIFEST.
+        size: The size of that.
+        number: The number of the file.
+        changed: When it was changed last, in nanoseconds.
     """
 
-    manifest: tuple[str, int, int, int] | None
-    logs: frozenset[str]
-
-    def is_whole(self, now: Seen) -> bool:
-        """Tell whether an opening has found all logs that it needed, by a look before it and one after it.
-
-        A log goes once the MANIFEST says that it was flushed. An opening that has read the MANIFEST before that, and
-        comes to the logs after it, has rows of neither.
-        """
-        return self.manifest == now.manifest or (bool(self.logs) and self.logs <= now.logs)
+    name: str
+    size: int
+    number: int
+    changed: int
 
 
-def look(path: str) -> Seen:
-    """Look at the directory of a primary; its files may change at any moment."""
+def look(path: str) -> Seen | None:
+    """Look at the MANIFEST of a primary; None if it cannot be read."""
     try:
         name = _manifest.current_name(path)
         status = os.stat(os.path.join(path, name))
-        logs = frozenset(each for each in os.listdir(path) if each.endswith(".log"))
     except (OSError, CorruptionError):  # the opening that follows says what it is
-        return Seen(None, frozenset())
-    return Seen((name, status.st_ino, status.st_size, status.st_mtime_ns), logs)
+        return None
+    return Seen(name, status.st_size, status.st_ino, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -73,6 +67,7 @@ class Opened:
         options: The options in force for the database and its default column family.
         raw: Whether it holds raw bytes.
         families: The options of the column families that it was opened with, by name.
+        seen: What its MANIFEST was like just before it was opened.
         following: For a secondary: how it goes on.
     """
 
@@ -80,6 +75,7 @@ class Opened:
     options: Options
     raw: bool
     families: dict[str, Options]
+    seen: Seen | None
     following: Following | None = None
 
 
@@ -88,16 +84,19 @@ class Following:
     """How a secondary goes on.
 
     Attributes:
-        seen: What its primary's directory was like before it was opened.
+        seen: What its primary's MANIFEST was like before it was opened.
         open_anew: Opens another native instance of it.
     """
 
-    seen: Seen
+    seen: Seen | None
     open_anew: Callable[[], Opened]
 
 
-def open_settled(path: str, access: AccessType, open_once: Callable[[], Opened], *, again: bool) -> tuple[Opened, Seen]:
+def open_settled(path: str, access: AccessType, open_once: Callable[[], Opened], *, again: bool) -> Opened:
     """Open a secondary at a moment at which its primary lets it see everything.
+
+    RocksDB first reads the MANIFEST and then the write-ahead logs. If the primary flushes in between, a log may be gone
+    whose rows are in no SST file that the MANIFEST had then: they would be missing in the midst of others.
 
     Args:
         path: The directory of the primary.
@@ -105,37 +104,42 @@ def open_settled(path: str, access: AccessType, open_once: Callable[[], Opened],
         open_once: Opens it natively.
         again: Whether this process has a secondary there, whose info log need not be kept.
 
-    Returns:
-        It, and what the directory of the primary was like before.
-
     Raises:
-        BusyError: If the primary has flushed on each of `OPENING_ATTEMPTS` tries.
+        BusyError: If the primary flushes all the time.
         EngineError: If it cannot be opened, and the primary is not to blame for that.
     """
     logs = _directory.old_logs(access.argument)
+    deadline = time.monotonic() + OPENING_SECONDS
     try:
-        return _open_settled(path, open_once)
+        for _ in range(OPENING_ATTEMPTS):
+            opened = _try_to_open(path, open_once)
+            if opened is not None:
+                return opened
+            if time.monotonic() >= deadline:
+                break
     finally:
         _remove_old_logs(access.argument, logs, keep=0 if again else 1)
-
-
-def _open_settled(path: str, open_once: Callable[[], Opened]) -> tuple[Opened, Seen]:
-    for _ in range(OPENING_ATTEMPTS):
-        seen = look(path)
-        try:
-            opened = open_once()
-        except EngineError:
-            if look(path) == seen:
-                raise
-            continue  # what was read belongs to different moments
-        if seen.is_whole(look(path)):
-            return opened, seen
-        _in_use.close_native(opened.native, time.monotonic())
     raise BusyError(
-        f"Resource busy: the primary of the secondary at {path!r} flushed on each of {OPENING_ATTEMPTS} tries to open "
-        "it; try again",
+        f"Resource busy: the primary of the secondary at {path!r} flushed again each time before it was read; "
+        "try again",
         code=11,
     )
+
+
+def _try_to_open(path: str, open_once: Callable[[], Opened]) -> Opened | None:
+    """Open a secondary; None if its primary came in between."""
+    before = look(path)
+    try:
+        opened = open_once()
+        if look(path) == opened.seen:
+            _check_whole(opened, path)
+            return opened
+    except EngineError:
+        if look(path) == before:
+            raise
+        return None  # what was read belongs to different moments
+    _in_use.close_native(opened.native, time.monotonic())
+    return None
 
 
 def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
@@ -145,26 +149,38 @@ def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
             os.unlink(os.path.join(path, name))
 
 
-def check_whole(native: Any, path: str, options: Options, families: dict[str, Options] | None) -> None:
+def _check_whole(opened: Opened, path: str) -> None:
     """Refuse a secondary that shows an older state, or none, because files are damaged (D23).
 
-    RocksDB's secondary silently goes back to the last state whose files are all whole. Opened for
-    reading, the same database fails, or has other files.
+    RocksDB's secondary silently goes back to the last state whose files are all whole.
 
     Raises:
         CorruptionError: If files are missing; or others, because the primary has moved on in between.
     """
-    primary = _engine.open_native(path, options, families, AccessType.read_only().native())
     try:
-        files, expected = _engine.file_names(native), _engine.file_names(primary)
-    finally:
-        _in_use.close_native(primary, time.monotonic())
-    if files != expected:
-        raise CorruptionError(
-            f"Corruption: the secondary of {path!r} does not see files {sorted(expected - files)!r} that the "
-            "database consists of; they are damaged or missing: restore them, or open it as read_only to be told more",
-            code=2,
-        )
+        files = frozenset(os.path.basename(name) for name in _engine.file_names(opened.native))
+        expected = _files_in_manifest(opened, path)
+        if files != expected:
+            raise CorruptionError(
+                f"Corruption: the secondary of {path!r} does not see files {sorted(expected - files)!r} that the "
+                "database consists of; they are damaged or missing: restore them, or open it as read_only to be told "
+                "more",
+                code=2,
+            )
+    except BaseException:
+        _in_use.close_native(opened.native, time.monotonic())
+        raise
+
+
+def _files_in_manifest(opened: Opened, path: str) -> frozenset[str]:
+    """Return the names of the SST files that the MANIFEST had for the column families of a secondary, as it saw it."""
+    if opened.seen is None:
+        raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read", code=5)
+    try:
+        manifest = _manifest.read_manifest(path, opened.seen[:2])
+    except OSError as error:
+        raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read: {error}", code=5) from None
+    return frozenset(file.name for file in manifest.files if file.family in opened.families)
 
 
 def catch_up(main: FamilyRecord) -> None:

@@ -17,7 +17,7 @@ import rocksdict
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import saferocks
-from saferocks import _secondary
+from saferocks import _engine, _secondary
 from saferocks._files import CheckpointRecord
 from saferocks._owner import FamilyRecord
 
@@ -115,7 +115,7 @@ def test_d26_a_flush_in_the_midst_of_a_catch_up_is_seen(
     """Where the primary flushes between the look at it and RocksDB's catch-up, the secondary is opened anew as well."""
     look, looks = _secondary.look, []
 
-    def look_and_be_overtaken(path: str) -> _secondary.Seen:
+    def look_and_be_overtaken(path: str) -> _secondary.Seen | None:
         looks.append(look(path))
         if len(looks) == 1:
             overwrite(db)
@@ -126,39 +126,43 @@ def test_d26_a_flush_in_the_midst_of_a_catch_up_is_seen(
     assert rows_of(secondary) == {b"kept": b"1", b"old": b"2"}
 
 
-def test_d26_a_log_that_goes_in_the_midst_of_an_opening_is_missed(
+def test_d26_an_opening_that_is_overtaken_begins_anew(
     db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secondary that was opened while its primary deleted a log is opened again, and once more at the next change."""
+    """A secondary whose primary flushes in the midst of the opening is opened again, until it rests."""
     db[b"k"] = b"1"
-    whole, check = [], _secondary.check_whole
+    opened, open_native = [], _engine.open_native
 
-    def check_and_be_overtaken(*given: Any) -> None:
-        check(*given)
-        whole.append(given)
-        if len(whole) <= 2:
-            db[b"k"] = b"%d" % len(whole)
+    def open_and_be_overtaken(*given: Any) -> Any:
+        opened.append(open_native(*given))
+        if len(opened) <= 2:
+            db[b"k"] = b"%d" % len(opened)
             db.flush()
+        return opened[-1]
 
-    monkeypatch.setattr("saferocks._opening.check_whole", check_and_be_overtaken)
+    monkeypatch.setattr("saferocks._engine.open_native", open_and_be_overtaken)
     with open_secondary(path) as secondary:
-        assert (len(whole), secondary[b"k"]) == (3, b"2")
+        assert (len(opened), secondary[b"k"]) == (3, b"2")
+        opened.clear()
 
 
+@pytest.mark.parametrize("limit", ["ATTEMPTS", "SECONDS"])
 def test_d26_a_primary_that_never_rests_is_told(
-    db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch
+    db: saferocks.Rdict, path: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """A secondary that its primary overtakes on each try raises BusyError, and leaves nothing open."""
-    check = _secondary.check_whole
+    open_native = _engine.open_native
 
-    def check_and_be_overtaken(*given: Any) -> None:
-        check(*given)
-        db[b"k"] = b"v"
-        db.flush()
+    def open_and_be_overtaken(*given: Any) -> Any:
+        try:
+            return open_native(*given)
+        finally:
+            db[b"k"] = b"v"
+            db.flush()
 
-    monkeypatch.setattr("saferocks._opening.check_whole", check_and_be_overtaken)
-    monkeypatch.setattr("saferocks._secondary.OPENING_ATTEMPTS", 3)
-    with pytest.raises(saferocks.BusyError, match="flushed on each of 3 tries"):
+    monkeypatch.setattr("saferocks._engine.open_native", open_and_be_overtaken)
+    monkeypatch.setattr(f"saferocks._secondary.OPENING_{limit}", 0.3 if limit == "SECONDS" else 3)
+    with pytest.raises(saferocks.BusyError, match="flushed again each time"):
         open_secondary(path)
     assert [handle.kind for handle in saferocks.open_handles()] == ["database"]
     assert len(list(Path(f"{path}-secondary").glob("LOG*"))) <= 2
@@ -189,6 +193,7 @@ def test_d26_settings_go_over(path: str) -> None:
     with saferocks.open(path, raw_mode=False, allow_pickle=True) as primary:
         primary.create_column_family("users")
         with open_secondary(path, allow_pickle=True) as secondary:
+            first = secondary.get_column_family("users")
             secondary.set_loads(lambda data: "early")
             early = secondary.get_column_family("users")
             secondary.set_loads(lambda data: "late")
@@ -203,6 +208,7 @@ def test_d26_settings_go_over(path: str) -> None:
                     family.flush()
                 secondary.try_catch_up_with_primary()
                 assert [each["k"] for each in (secondary, early, late, own)] == ["late", "early", "late", "own"]
+                assert first["k"] == (1,)
             assert secondary.get_column_family("users")["k"] == "late"
 
 
@@ -445,6 +451,49 @@ def test_d26_a_call_in_flight_ends_in_the_old_instance(path: str) -> None:
         assert found == ["decoded"]
 
 
+def test_d26_what_a_released_handle_leaves_is_not_handed_out_again(path: str) -> None:
+    """A column family that was closed in the midst of a call has left what no later handle gets after a catch-up."""
+    inside, go_on, found = threading.Event(), threading.Event(), []
+
+    def loads(data: bytes) -> str:
+        inside.set()
+        assert go_on.wait(60)
+        return "decoded"
+
+    with saferocks.open(path, raw_mode=False, allow_pickle=True) as primary:
+        family = primary.create_column_family("users")
+        family["k"] = (1,)
+        with open_secondary(path, allow_pickle=True) as secondary:
+            secondary.set_loads(loads)
+            users = secondary.get_column_family("users")
+            reader = threading.Thread(target=lambda: found.append(users["k"]))
+            reader.start()
+            assert inside.wait(60)
+            users.close()
+            family["k"] = "new"
+            family.flush()
+            secondary.try_catch_up_with_primary()
+            go_on.set()
+            reader.join(60)
+            assert secondary.get_column_family("users")["k"] == "new"
+        assert found == ["decoded"]
+
+
+def test_d26_no_catch_up_comes_into_the_opening_of_a_checkpoint(
+    secondary: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a checkpoint is being opened, its thread has the lock that a catch-up in another one would wait for."""
+    lock, make, free = secondary._record.owner.lock, _engine.new_checkpoint, []
+
+    def make_and_look(rdict: Any) -> Any:
+        in_thread(lambda: free.append(lock.acquire(blocking=False)))
+        return make(rdict)
+
+    monkeypatch.setattr("saferocks._engine.new_checkpoint", make_and_look)
+    with secondary.checkpoint():
+        assert free == [False]
+
+
 READERS = """
     rounds, interval = int(sys.argv[1]), float(sys.argv[2])
     sys.setswitchinterval(interval)
@@ -520,31 +569,41 @@ def test_d26_readers_never_go_back(run_race: Run, rounds: int, interval: float) 
     assert json.loads(done.stdout)["reads"] > 0
 
 
-WRITERS = """
-    rounds = int(sys.argv[1])
-    ended, written = False, 0
+#: A primary in a process of its own that writes and flushes until it is killed, and says in a file how far it is.
+BUSY_PRIMARY = """
+import mmap, os, sys
+import saferocks
 
-    def write():  # each row once, and flushes at every moment of an opening
-        global written
-        number = 0
-        while not ended:
-            number += 1
-            primary[b"%06d" % (number % 500)] = b"%d" % number
-            primary[b"last"] = b"%d" % number
-            written = number
-            if number % 7 == 0:
-                primary.flush()
+parent = os.getppid()
+with open("written", "r+b") as file, saferocks.open("db") as db:
+    written = mmap.mmap(file.fileno(), 8)
+    number = 0
+    while os.getppid() == parent:
+        number += 1
+        db[b"%06d" % (number % 500)] = db[b"last"] = b"%d" % number
+        written[:8] = number.to_bytes(8, "little")
+        if number % int(sys.argv[1]) == 0:
+            db.flush()
+"""
 
+BESIDE = """
+    import mmap, pathlib, subprocess
+
+    rounds, every = int(sys.argv[1]), sys.argv[2]
+    pathlib.Path("written").write_bytes(bytes(8))
+    file = open("written", "r+b")
+    written = mmap.mmap(file.fileno(), 8)
+    progress = lambda: int.from_bytes(written[:8], "little")
+    primary = subprocess.Popen([sys.executable, "primary.py", every])
     access = saferocks.AccessType.secondary("secondary")
-    options = saferocks.Options(raw_mode=True)
-    with saferocks.open("db") as primary:
-        thread = threading.Thread(target=write, daemon=True)
-        thread.start()
-        while not written:
-            time.sleep(0.001)
+    try:
+        while progress() < 10:
+            if primary.poll() is not None:
+                fail("the primary has ended")
+            time.sleep(0.01)
         with saferocks.open("db", access_type=access) as db:
             for round in timed(rounds):
-                least = written
+                least = progress()
                 try:
                     db.try_catch_up_with_primary()
                 except saferocks.BusyError:
@@ -559,16 +618,23 @@ WRITERS = """
                     if int(rows[b"%06d" % (number % 500)]) not in (number, number + 500):
                         fail("a hole at", number, "of", last, rows[b"%06d" % (number % 500)])
                 out["caught up"] += 1
-        ended = True
-        join([thread])
+    finally:
+        primary.kill()
+        primary.wait()
+        file.close()
     print(json.dumps(out))
 """
 
 
-@pytest.mark.parametrize("rounds", [40, pytest.param(2000, marks=pytest.mark.slow)], ids=["short", "long"])
-def test_d26_no_hole_beside_a_busy_primary(run_race: Run, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("rounds", "every"),
+    [(60, 7), (60, 200), pytest.param(2000, 20, marks=pytest.mark.slow)],
+    ids=["flushing", "writing", "long"],
+)
+def test_d26_no_hole_beside_a_busy_primary(run_race: Run, tmp_path: Path, rounds: int, every: int) -> None:
     """Beside a primary that writes and flushes all the time, a catch-up shows every row that was written before it."""
-    done = run_race(WRITERS, str(rounds), timeout=600)
+    (tmp_path / "primary.py").write_text(BUSY_PRIMARY)
+    done = run_race(BESIDE, str(rounds), str(every), timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["caught up"] > 0
 
