@@ -18,7 +18,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 import saferocks
-from saferocks import _command, _metrics, _settings, events
+from saferocks import _metrics, _settings, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,28 +219,3 @@ def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytes
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), done.stdout
-
-
-def test_the_reference_has_every_option_of_the_command() -> None:
-    """The tables of the page have each option that there is, with what `--help` says of it, and no other."""
-    text = (ROOT / "docs/reference/command.md").read_text().replace("`", "")
-    (commands,) = (each.choices for each in _command._parser()._actions if each.dest == "command")
-    expected = {
-        (", ".join(option.option_strings), (option.help or "").replace("`", ""))
-        for command in commands.values()
-        for option in command._actions
-        if option.option_strings
-    }
-    rows = re.findall(r"^\| (-[^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
-    assert {(re.sub(r"(?<!,) \S+$", "", option), what) for option, what in rows} == expected
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(commands)
-
-
-def test_the_reference_has_every_setting_from_outside() -> None:
-    """The pages of the reference name each option of the plugin, and each variable of the environment that is read."""
-    source = "".join(file.read_text() for file in (ROOT / "saferocks").glob("*.py"))
-    options = re.findall(r"\b(?:addini|addoption)\(\s*\"([^\"]+)\"", source)
-    variables = set(re.findall(r"\"(SAFEROCKS_\w+)\"", source))
-    assert (len(options), len(variables)) == (4, 2)
-    for name, page in [(name, "testing") for name in options] + [(name, "settings") for name in variables]:
-        assert name in (ROOT / f"docs/reference/{page}.md").read_text()
