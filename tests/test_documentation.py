@@ -29,7 +29,8 @@ PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROO
 #: Pages that show in an example what becomes of a handle that escapes.
 LEAK_ON_PURPOSE = {"docs/observability.md"}
 BLOCK = re.compile(r"^```([^`\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_BLOCK = re.compile(r"^<!-- (?:file: )?[\w./-]+\.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = r"(?:sketch|(?:file: )?[\w./-]+\.py)"
+NAMED_BLOCK = re.compile(rf"^<!-- {NAMED} -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^>>> ", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -79,11 +80,11 @@ def test_each_page_runs(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_each_block_of_python_runs_or_is_a_file(page: str) -> None:
-    """A block without examples is a file, which a comment before it names, and is Python; a test of its own runs it."""
-    files = set(FILE_BLOCK.findall((ROOT / page).read_text()))
+def test_each_block_of_python_runs_or_is_named(page: str) -> None:
+    """A block without examples is named, by a comment, as a file, which a test runs, or as a sketch; both compile."""
+    named = set(NAMED_BLOCK.findall((ROOT / page).read_text()))
     plain = [text for text in blocks(page, "python") if not EXAMPLE.search(text)]
-    assert [text for text in plain if text not in files] == []
+    assert [text for text in plain if text not in named] == []
     for text in plain:
         compile(textwrap.dedent(text), page, "exec")
 
