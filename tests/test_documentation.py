@@ -18,7 +18,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 import saferocks
-from saferocks import _command, _metrics, _settings, events
+from saferocks import _metrics, _settings, events
 from stress.scenario import all_scenarios
 from tests.systems import needs_limits, needs_linux
 
@@ -31,7 +31,8 @@ PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROO
 #: Pages that show in an example what becomes of a handle that escapes.
 LEAK_ON_PURPOSE = {"docs/observability.md"}
 BLOCK = re.compile(r"^```([^`\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_BLOCK = re.compile(r"^<!-- (?:file: )?[\w./-]+\.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAMED = r"(?:sketch|(?:file: )?[\w./-]+\.py)"
+NAMED_BLOCK = re.compile(rf"^<!-- {NAMED} -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^>>> ", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -82,11 +83,11 @@ def test_each_page_runs(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_each_block_of_python_runs_or_is_a_file(page: str) -> None:
-    """A block without examples is a file, which a comment before it names, and is Python; a test of its own runs it."""
-    files = set(FILE_BLOCK.findall((ROOT / page).read_text()))
+def test_each_block_of_python_runs_or_is_named(page: str) -> None:
+    """A block without examples is named, by a comment, as a file, which a test runs, or as a sketch; both compile."""
+    named = set(NAMED_BLOCK.findall((ROOT / page).read_text()))
     plain = [text for text in blocks(page, "python") if not EXAMPLE.search(text)]
-    assert [text for text in plain if text not in files] == []
+    assert [text for text in plain if text not in named] == []
     for text in plain:
         compile(textwrap.dedent(text), page, "exec")
 
@@ -243,28 +244,3 @@ def test_the_command_says_what_its_page_shows(tmp_path: Path, monkeypatch: pytes
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert doctest.OutputChecker().check_output(expected, done.stdout, doctest.ELLIPSIS), done.stdout
-
-
-def test_the_reference_has_every_option_of_the_command() -> None:
-    """The tables of the page have each option that there is, with what `--help` says of it, and no other."""
-    text = (ROOT / "docs/reference/command.md").read_text().replace("`", "")
-    (commands,) = (each.choices for each in _command._parser()._actions if each.dest == "command")
-    expected = {
-        (", ".join(option.option_strings), (option.help or "").replace("`", ""))
-        for command in commands.values()
-        for option in command._actions
-        if option.option_strings
-    }
-    rows = re.findall(r"^\| (-[^|]*) \| ([^|]*) \|$", text, re.MULTILINE)
-    assert {(re.sub(r"(?<!,) \S+$", "", option), what) for option, what in rows} == expected
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(commands)
-
-
-def test_the_reference_has_every_setting_from_outside() -> None:
-    """The pages of the reference name each option of the plugin, and each variable of the environment that is read."""
-    source = "".join(file.read_text() for file in (ROOT / "saferocks").glob("*.py"))
-    options = re.findall(r"\b(?:addini|addoption)\(\s*\"([^\"]+)\"", source)
-    variables = set(re.findall(r"\"(SAFEROCKS_\w+)\"", source))
-    assert (len(options), len(variables)) == (4, 2)
-    for name, page in [(name, "testing") for name in options] + [(name, "settings") for name in variables]:
-        assert name in (ROOT / f"docs/reference/{page}.md").read_text()
