@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 import saferocks
 from saferocks import _metrics, _settings, events
 from stress.scenario import all_scenarios
-from tests.systems import needs_limits, needs_linux
+from tests.systems import needs_limits, needs_linux, needs_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +126,7 @@ def test_the_page_on_observability_has_every_event() -> None:
     "page",
     [
         *("README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"),
-        *("docs/debugging.md", "docs/command.md", "docs/observability.md", "docs/changelog.md"),
+        *("docs/debugging.md", "docs/command.md", "docs/observability.md", "docs/changelog.md", "docs/reliability.md"),
         *INCIDENTS,
     ],
 )
@@ -171,6 +171,7 @@ def test_the_readme_shows_what_pytest_says(pytester: pytest.Pytester) -> None:
     run.stdout.fnmatch_lines(["    database: *test_worker0*jobs.db"])
 
 
+@needs_signals
 @pytest.mark.parametrize("page", ["docs/debugging.md", "docs/command.md"])
 def test_the_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples of a page do what they show, from its top to its end, but for ages and paths."""
