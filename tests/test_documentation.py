@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 import saferocks
 from saferocks import _metrics, _settings, events
 from stress.scenario import all_scenarios
-from tests.systems import needs_limits, needs_linux
+from tests.systems import needs_limits, needs_linux, needs_signals, needs_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(f"saferocks.{file.stem}" for file in (ROOT / "saferocks").glob("*.py") if file.stem != "__init__")
 PAGES = ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]
+#: Pages whose examples send signals, or need the limits of a process that only POSIX has.
+SIGNALS = {"docs/command.md", "docs/debugging.md", "docs/find-a-leak.md", "docs/fork.md"}
 #: Pages that show in an example what becomes of a handle that escapes.
 LEAK_ON_PURPOSE = {"docs/observability.md"}
 BLOCK = re.compile(r"^```([^`\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -69,7 +71,7 @@ def _as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 @pytest.mark.about_leaks
 @pytest.mark.usefixtures("_as_a_program", "fresh_totals")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=needs_signals if page in SIGNALS else ()) for page in PAGES])
 def test_each_page_runs(page: str) -> None:
     """The examples of a page do what they show, from its top to its end; all of them are in its blocks of Python."""
     with warnings.catch_warnings():

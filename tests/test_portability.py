@@ -29,6 +29,12 @@ pytestmark = needs_fork
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(file.stem for file in (ROOT / "saferocks").glob("*.py") if file.stem not in ("__init__", "__main__"))
 
+#: What Windows lacks and is used all the same: only where it is there, or by the command, which is not for Windows.
+GUARDED = {
+    *("_directory.ST_RDONLY", "_dump.POLLOUT", "_lock_holder.major", "_shadow_files.O_NONBLOCK"),
+    *("_limits.getrlimit", "_limits.setrlimit", "_limits.RLIMIT_NOFILE", "_limits.RLIM_INFINITY"),
+}
+
 #: Loads what others need of POSIX, and then takes it away from us.
 WINDOWS = r"""
 import asyncio, concurrent.futures, ctypes, http.server, importlib, json, logging, os, random, select, shutil, signal
@@ -235,6 +241,32 @@ def test_the_command_still_helps(run_on_windows: Callable[..., Any]) -> None:
     assert "inspect | scan | doctor | verify" in done.stdout
 
 
+def test_the_command_does_without_proc(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Where there is no /proc, as on macOS, every word of the command works; who has a database open is not known."""
+    done = run_python(
+        """
+        import os, sys
+        import psutil, saferocks
+        from saferocks import _command
+        with saferocks.open("db") as db:
+            db[b"k"] = b"v"
+        exists = os.path.isdir
+        os.path.isdir = lambda path: not str(path).startswith("/proc") and exists(path)
+        def watch(event, arguments):
+            if event in ("open", "os.listdir") and str(arguments[0]).startswith("/proc"):
+                raise FileNotFoundError(2, "No such file or directory", arguments[0])
+        sys.addaudithook(watch)
+        for word in ("inspect", "scan", "doctor", "verify"):
+            print(word, _command.main([word, "db"]))
+        """
+    )
+    assert re.findall(r"^(inspect|scan|doctor|verify) (\d)$", done.stdout, re.MULTILINE) == [
+        *(("inspect", "0"), ("scan", "0"), ("doctor", "0"), ("verify", "0"))
+    ], done.stdout + done.stderr
+    assert "open for writing not known: No such file or directory" in done.stdout
+    assert "k\tv" in done.stdout
+
+
 def test_a_lock_in_the_words_of_windows_is_a_lock() -> None:
     """What RocksDB says there of a database that is open elsewhere is a LockedError, in whatever language."""
     text = r"IO error: Failed to create lock file: C:\jobs\db/LOCK: Der Prozess kann nicht auf die Datei zugreifen."
@@ -256,6 +288,21 @@ def test_lines_of_windows_files_are_found_and_shortened(monkeypatch: pytest.Monk
     file = tmp_path / "C:jobs.py"
     file.write_text("first\nsecond\n")
     assert _leak_report.source_line(f"{file}:2") == "second"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "lacking"), [("win32", GUARDED), ("darwin", set())], ids=["windows", "macos"])
+def test_nothing_is_used_that_a_system_lacks(platform: str, lacking: set[str], tmp_path: Path) -> None:
+    """Type checked as on another system, the package uses nothing that is not there but behind a guard."""
+    command = ["mypy", "--platform", platform, "--cache-dir", str(tmp_path), "-p", "saferocks"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stderr == ""
+    found = re.findall(
+        r"^saferocks[\\/](\w+)\.py:\d+: error: (?:Module has no attribute \"(\w+)\")?", done.stdout, re.M
+    )
+    assert {f"{module}.{name}" for module, name in found} == lacking, done.stdout
 
 
 def test_the_program_of_these_tests_is_no_windows() -> None:
