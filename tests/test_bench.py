@@ -27,7 +27,7 @@ from stress.bench.interpreter_lock import Turns
 from stress.bench.least import LeastDatabase
 from stress.bench.measure import Figure, Pace, Times, collector_paused, contest
 from stress.bench.record import FORMAT, Call, Record, Row
-from stress.bench.workloads import TABLES, Make, Stage, Workload
+from stress.bench.workloads import TABLES, WORKLOADS, Make, Stage, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,9 +50,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[running.Ground]
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Iterator[running.Ground]:
-    """All columns, with rows for a test to change."""
-    with running.opened(str(tmp_path), Stage("memory", on_disk=False, variants=True), ROWS) as ground:
+def written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[running.Ground]:
+    """One column, with rows for a test to change."""
+    kinds = running.columns(TABLES)
+    monkeypatch.setattr(running, "columns", lambda stage: {name: kinds[name]} if name in kinds else {})
+    with running.opened(str(tmp_path), Stage("memory", on_disk=False), ROWS) as ground:
         yield ground
 
 
@@ -178,6 +180,7 @@ def test_the_variants_are_what_they_are_called(ground: running.Ground) -> None:
     found = {}
     for name in NATIVE[2:]:
         with ground.columns[name].db.iter():
+            (group,) = [each for each in _groups.groups(_registry.snapshot()) if each.kind == "iterator"]
             (handle,) = [each for each in saferocks.testing.open_handles() if each.kind == "iterator"]
             frames = min(len(group.stack), 2) if ":" in handle.opened_at else 0
             found[name] = (frames, ground.columns[name].db._record.owner.policy, handle.expire_after is not None)
@@ -465,7 +468,8 @@ class Idle(Safe):
 @pytest.mark.parametrize(("column", "status"), [(SlowGets, 1), (Idle, 0)])
 def test_a_slow_wrapper_is_seen(column: type[Column], status: int, monkeypatch: Any, capfd: Any) -> None:
     """A planted column that reads thrice is over its budget in a real contest; one that does nothing is not."""
-    monkeypatch.setitem(running._COLUMNS, "saferocks", column)
+    monkeypatch.setattr(running, "columns", lambda stage: {"bare": Bare, "saferocks": column})
+    monkeypatch.setattr(report, "WORKLOADS", [each for each in WORKLOADS if each.stage is TABLES and each.threads == 1])
     monkeypatch.setattr(report, "_QUICK", report.Sizes(ROWS, 200, 1, Pace(7, 1e-3)))
     assert cli.main(["bench", "--quick", "--only", "readrandom", "--json", "-"]) == status
     found = {row["detail"]: row for row in json.loads(capfd.readouterr().out)["figures"]}
@@ -623,3 +627,41 @@ def test_the_command_runs_as_one_types_it(tmp_path: Path) -> None:
     assert done.returncode in (0, 1), done.stderr
     assert re.search(r"^ trace, SST +[\d,]+ +[\d,]+ +[+-]\d\.\d\d us", done.stdout, re.MULTILINE), done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------- the page
+
+
+def test_the_page_has_every_workload_and_its_budget() -> None:
+    """The table on the page has each name that `--only` takes, in order, with its budget and its goal."""
+    lines = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| ([\d.;]*) ?(?:[\d.]+ )?\| ([\d.]*) ?\|$", PAGE.read_text(), re.MULTILINE
+    )
+    assert tuple(name for name, *_ in lines) == report.names()
+    shown = {name: (budget.rstrip(";"), goal) for name, budget, goal in lines}
+    for each in WORKLOADS:
+        if each.threads == 1 and each.note != "with scans":
+            limits = (each.budget, each.goal)
+            assert shown[each.name] == tuple("" if limit is None else f"{limit:g}" for limit in limits), each.name
+
+
+def test_the_page_says_which_calls_let_others_run(everything: list[Row | Call]) -> None:
+    """The page has a yes for exactly the calls that let go of the interpreter lock, and all that are tried."""
+    text = PAGE.read_text()
+    told = dict(re.findall(r"^\| (`.*) \| (yes|no) \|$", text[text.index("| call of rocksdict |") :], re.MULTILINE))
+    found = {call.name: call.releases for call in everything if isinstance(call, Call)}
+    for name, releases in found.items():
+        answers = {answer for calls, answer in told.items() if _is_told(name, calls)}
+        assert answers == {"yes" if releases else "no"}, name
+
+
+def _is_told(name: str, calls: str) -> bool:
+    """Tell whether a row of the page is about a call."""
+    plain = re.sub(r" \(.*?\)", "", calls.replace("`", "")).replace("a cursor or a scan", "a cursor, next of a scan")
+    return name in re.split(r", ", plain.replace("get of a list of keys", "get of a list"))
+
+
+def test_the_page_has_a_place_for_its_figures() -> None:
+    """The figures on the page can be renewed by the command that it gives."""
+    assert tables.renewed(PAGE.read_text(), "") is not None
+    assert "bench --markdown docs/performance.md" in PAGE.read_text()
