@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 import saferocks
 from saferocks import _metrics, _settings, events
 from stress.scenario import all_scenarios
-from tests.systems import needs_limits, needs_linux, needs_signals, needs_signals
+from tests.systems import needs_limits, needs_linux, needs_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
