@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +52,9 @@ def look(path: str) -> Seen | None:
     try:
         name = _manifest.current_name(path)
         status = os.stat(os.path.join(path, name))
-    except (OSError, CorruptionError):  # the opening that follows says what it is
+    except (OSError, CorruptionError) as error:  # the opening that follows says what it is
+        if _engine.is_interrupt(error):  # a TimeoutError, for instance, is an OSError
+            raise
         return None
     return Seen(name, status.st_size, status.st_ino, status.st_mtime_ns)
 
@@ -145,8 +146,11 @@ def _try_to_open(path: str, open_once: Callable[[], Opened]) -> Opened | None:
 def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
     """Remove the info logs that openings have put aside: RocksDB never does so for a secondary."""
     for name in sorted(_directory.old_logs(path) - before)[keep:]:
-        with suppress(OSError):
+        try:
             os.unlink(os.path.join(path, name))
+        except OSError as error:
+            if _engine.is_interrupt(error):
+                raise
 
 
 def _check_whole(opened: Opened, path: str) -> None:
@@ -179,6 +183,8 @@ def _files_in_manifest(opened: Opened, path: str) -> frozenset[str]:
     try:
         manifest = _manifest.read_manifest(path, opened.seen[:2])
     except OSError as error:
+        if _engine.is_interrupt(error):
+            raise
         raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read: {error}", code=5) from None
     return frozenset(file.name for file in manifest.files if file.family in opened.families)
 
