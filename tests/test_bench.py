@@ -19,11 +19,12 @@ import pytest
 from rich.console import Console
 
 import saferocks
-from saferocks import _groups, _registry
+from saferocks import _groups, _registry, _settings
 from stress import cli, disk
 from stress.bench import earlier, handles, interpreter_lock, others, report, running, tables
 from stress.bench.columns import DEPTH, OPERATIONS, SOUGHT, Bare, Column, Dictlike, Least, Safe, Scoped, drain
 from stress.bench.interpreter_lock import Turns
+from stress.bench.leased import EXPIRE, WARN, Leased
 from stress.bench.least import LeastDatabase
 from stress.bench.measure import Figure, Pace, Times, collector_paused, contest
 from stress.bench.record import FORMAT, Call, Record, Row
@@ -176,14 +177,18 @@ def test_the_deep_workload_has_eight_frames_more(ground: running.Ground) -> None
 
 
 def test_the_variants_are_what_they_are_called(ground: running.Ground) -> None:
-    """Each variant's handles have the trace, policy and lease that its name says."""
+    """Each variant's handles have the trace, policy and lease that its name says, and the others' have none."""
     found = {}
+
+    def look(_items: Any) -> None:
+        (group,) = [each for each in _groups.groups(_registry.snapshot()) if each.kind == "iterator"]
+        (handle,) = [each for each in saferocks.testing.open_handles() if each.kind == "iterator"]
+        frames = min(len(group.stack), 2) if ":" in handle.opened_at else 0
+        found[name] = (frames, column.db._record.owner.policy, handle.expire_after is not None)
+
     for name in NATIVE[2:]:
-        with ground.columns[name].db.iter():
-            (group,) = [each for each in _groups.groups(_registry.snapshot()) if each.kind == "iterator"]
-            (handle,) = [each for each in saferocks.testing.open_handles() if each.kind == "iterator"]
-            frames = min(len(group.stack), 2) if ":" in handle.opened_at else 0
-            found[name] = (frames, ground.columns[name].db._record.owner.policy, handle.expire_after is not None)
+        column = column_of(ground, name, "scan")
+        column.scan(look)
     assert found == {
         "saferocks": (1, "warn", False),
         "off": (0, "warn", False),
@@ -191,6 +196,41 @@ def test_the_variants_are_what_they_are_called(ground: running.Ground) -> None:
         "raise": (1, "raise", False),
         "leases": (1, "warn", True),
     }
+
+
+class Spy:
+    """A database that remembers what its openers were given.
+
+    Attributes:
+        given: The keyword arguments of each opening.
+    """
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+        self.given: list[dict[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def opener(*arguments: Any, **keywords: Any) -> Any:
+            self.given.append(keywords)
+            return getattr(self._database, name)(*arguments, **keywords)
+
+        return opener
+
+
+def test_each_handle_of_the_leased_column_has_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the column `leases` opens is given both durations, and it makes no other opener look for some."""
+    monkeypatch.setattr(_settings, "has_lease_defaults", False)
+    column: Any = Leased(str(tmp_path / "db"), b"v")
+    try:
+        column.db = spy = Spy(column.db)
+        column.batches([KEYS])
+        for operation in ("seeks", "cursors", "iterators", "snapshots", "states"):
+            getattr(column, operation)(KEYS[:3])
+        assert (len(column.scan(list)), len(column.scan_back(list))) == (ROWS, ROWS)
+    finally:
+        column.close()
+    assert [(each["warn_after"], each["expire_after"]) for each in spy.given] == [(WARN, EXPIRE)] * (1 + 5 * 3 + 2)
+    assert not _settings.has_lease_defaults
 
 
 def test_each_column_has_code_of_its_own() -> None:

@@ -267,7 +267,7 @@ class Safe(Scoped):
 
     def open(self) -> Any:
         """Open a database with saferocks."""
-        settings = {"policy": "warn", "trace": "site", "warn_after": None, "expire_after": None} | self.settings
+        settings = {"policy": "warn", "trace": "site"} | self.settings
         return self.stack.enter_context(saferocks.open(self.path, **settings))
 
     def snapshots(self, times: list[Any]) -> None:
@@ -308,9 +308,3 @@ class Raising(Safe):
     """saferocks under the strict policy."""
 
     settings = {"policy": "raise"}  # noqa: RUF012 - never written to
-
-
-class Leased(Safe):
-    """saferocks whose handles are overdue after a minute, and expire after an hour."""
-
-    settings = {"warn_after": 60.0, "expire_after": 3600.0}  # noqa: RUF012 - never written to

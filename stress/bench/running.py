@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from stress.bench.columns import Bare, Column, Leased, Least, Raising, Safe, Stack, Untraced, drain
+from stress.bench.columns import Bare, Column, Least, Raising, Safe, Stack, Untraced, drain
+from stress.bench.leased import Leased
 from stress.bench.measure import Pace, Times, contest
 from stress.bench.others import installed
 from stress.bench.record import Row
