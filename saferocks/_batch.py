@@ -37,7 +37,6 @@ class BatchRecord(HandleRecord):
     __slots__ = ("bulk", "lost")
 
     kind = "write_batch"
-    disposes = True
 
     def __init__(self, owner: Owner, label: str | None, *, bulk: bool = False) -> None:
         self.bulk = bulk
@@ -106,11 +105,14 @@ class BatchWrites(LeasedHandle[BatchRecord]):
 
     def __setitem__(self, key: Key, value: Any) -> None:
         try:
-            self._record.live[key] = value
+            if (live := self._record.direct) is None:  # no `or`: an empty batch has no length, and is false
+                live = self._record.live
+            live[key] = value
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            live = None
             failure = _engine.name_bad_types(self._failure(error), self._raw, key, value)
         else:
-            return self._wrote()
+            return
         _engine.throw(failure)
 
     def __delitem__(self, key: Key) -> None:
@@ -119,7 +121,7 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(self._failure(error), self._raw, key)
         else:
-            return self._wrote()
+            return
         _engine.throw(failure)
 
     def put(self, key: Key, value: Any, column_family: ColumnFamily | None = None) -> None:
@@ -202,7 +204,7 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         return _engine.failure(error)
 
     def _wrote(self) -> None:
-        """Do what has to be done after each addition."""
+        """Do what has to be done after each addition, those of `batch[key]` apart."""
 
     def _is_over(self, error: BaseException | None) -> bool:
         """Tell whether nothing is left to do at the end of the block.
@@ -370,6 +372,14 @@ class BulkWriter(BatchWrites):
     _flush_bytes: int
     _new: Callable[[], Any]
     _write: Callable[[Any, set[ColumnFamily]], None]
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._wrote()
+
+    def __delitem__(self, key: Key) -> None:
+        super().__delitem__(key)
+        self._wrote()
 
     def _prepare(
         self,

@@ -22,11 +22,13 @@ def open_scan(rdict: Any, method: str, backwards: bool, start: Any, read_opt: An
     """
     scan, cursor = getattr(rdict, method), rdict.iter
     sequence = rdict.latest_sequence_number
-    for _ in range(VIEW_ATTEMPTS):
+    attempts = VIEW_ATTEMPTS
+    while attempts:
         before = sequence()
         view = scan(backwards, start, read_opt), cursor(read_opt)
         if sequence() == before:
             return view
+        attempts -= 1
     raise _never_settled("scan")
 
 
