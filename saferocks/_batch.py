@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from saferocks._family_handle import ColumnFamily
     from saferocks._leases import Lease
+    from saferocks._ordering import Key
     from saferocks._registry import Owner
     from saferocks._settings import Duration
 
@@ -162,6 +163,14 @@ class BulkWriter(BatchWrites):
     _flush_bytes: int
     _new: Callable[[], Any]
     _write: Callable[[Any, set[ColumnFamily]], None]
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._wrote()
+
+    def __delitem__(self, key: Key) -> None:
+        super().__delitem__(key)
+        self._wrote()
 
     def _prepare(
         self,

@@ -32,7 +32,6 @@ class BatchRecord(HandleRecord):
     __slots__ = ("bulk", "lost")
 
     kind = "write_batch"
-    disposes = True
 
     def __init__(self, owner: Owner, label: str | None, *, bulk: bool = False) -> None:
         self.bulk = bulk
@@ -101,11 +100,14 @@ class BatchWrites(LeasedHandle[BatchRecord]):
 
     def __setitem__(self, key: Key, value: Any) -> None:
         try:
-            self._record.live[key] = value
+            if (live := self._record.direct) is None:  # no `or`: an empty batch has no length, and is false
+                live = self._record.live
+            live[key] = value
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
+            live = None
             failure = _engine.name_bad_types(self._failure(error), self._raw, key, value)
         else:
-            return self._wrote()
+            return
         _engine.throw(failure)
 
     def __delitem__(self, key: Key) -> None:
@@ -114,7 +116,7 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(self._failure(error), self._raw, key)
         else:
-            return self._wrote()
+            return
         _engine.throw(failure)
 
     def put(self, key: Key, value: Any, column_family: ColumnFamily | None = None) -> None:
@@ -211,7 +213,7 @@ class BatchWrites(LeasedHandle[BatchRecord]):
         return _engine.failure(error)
 
     def _wrote(self) -> None:
-        """Do what has to be done after each addition."""
+        """Do what has to be done after each addition, those of `batch[key]` apart."""
 
     def _is_over(self, error: BaseException | None) -> bool:
         """Tell whether nothing is left to do at the end of the block.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from saferocks._engine import CompactOptions, IngestExternalFileOptions, WriteOptions
     from saferocks._handle import Scope
     from saferocks._options import ReadOptions
-    from saferocks._ordering import Bounds, Key
+    from saferocks._ordering import Key
     from saferocks._settings import Duration
 
 
@@ -46,14 +46,14 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             TypeError: If the database cannot hold such a key.
         """
         try:
-            return self._record.live[key]
+            return (self._record.direct or self._record.live)[key]
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
 
     def __contains__(self, key: Key) -> bool:
         try:
-            return key in self._record.live
+            return key in (self._record.direct or self._record.live)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
@@ -72,7 +72,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         if read_opt is not None:
             return self._get_with(key, default, read_opt)
         try:
-            return self._record.live.get(key, default)
+            return (self._record.direct or self._record.live).get(key, default)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         _engine.throw(failure)
@@ -136,7 +136,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def __setitem__(self, key: Key, value: Any) -> None:
         try:
-            self._record.sink[key] = value
+            (self._record.direct_sink or self._record.sink)[key] = value
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key, value)
         else:
@@ -145,7 +145,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
 
     def __delitem__(self, key: Key) -> None:
         try:
-            del self._record.sink[key]
+            del (self._record.direct_sink or self._record.sink)[key]
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         else:
@@ -165,7 +165,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             ReadOnlyError: If the database is open for reading.
         """
         try:
-            self._record.sink.put(key, value, write_opt)
+            (self._record.direct_sink or self._record.sink).put(key, value, write_opt)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key, value)
         else:
@@ -198,7 +198,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             ReadOnlyError: If the database is open for reading.
         """
         try:
-            self._record.sink.delete(key, write_opt)
+            (self._record.direct_sink or self._record.sink).delete(key, write_opt)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.name_bad_types(_engine.failure(error), self._raw, key)
         else:
@@ -276,7 +276,8 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             lease = asked_for(owner, warn_after, expire_after)
         if events.pending:
             events.drain()
-        family.live
+        if family.direct is None:
+            family.live
         scan = blank(SCANS[method])
         scan._parent = self
         record = blank(ScanRecord)
@@ -290,7 +291,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
             start = from_key if bounds.is_open else bounds.start(backwards, from_key)
             record.native = _views.open_scan(
-                family.live, owner.changes, NATIVE_SCANS[method], backwards, start, options
+                family.direct or family.live, owner.changes, NATIVE_SCANS[method], backwards, start, options
             )
             if lease is not None:
                 grant(record, lease)
@@ -318,11 +319,15 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
         Returns:
             A scope; enter it to seek, step and read.
         """
+        bounds = None
+        if read_opt is not None or lower_bound is not None or upper_bound is not None or prefix is not None:
+            bounds = self._bounds(read_opt, lower_bound, upper_bound, prefix)
         record: CursorRecord
-        if read_opt is None and lower_bound is None and upper_bound is None and prefix is None:
-            record = blank(CursorRecord)
+        if bounds is None or bounds.is_open:
+            record, is_plain = blank(CursorRecord), True
         else:
-            record = self._bounded(self._bounds(read_opt, lower_bound, upper_bound, prefix))
+            record, is_plain = blank(BoundedCursorRecord), False
+            record.bounds = bounds
         family = self._record
         owner = family.owner
         lease = None
@@ -330,18 +335,20 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             lease = asked_for(owner, warn_after, expire_after)
         if events.pending:
             events.drain()
-        family.live
+        if family.direct is None:
+            family.live
         cursor = blank(RdictIter)
         cursor._parent = self
         record.still = None
         register(record, owner, label, 2)
+        record.is_plain = is_plain
         cursor._record = record
         if family.keeper is not None:
             record.keeper, record.receiver = family.keeper, "family"
         plain = owner.plain_tables
         try:
             options = scan_options(read_opt, family.family in plain) if read_opt or plain else TOTAL_ORDER
-            record.native = family.live.iter(options)
+            record.native = (family.direct or family.live).iter(options)
             if lease is not None:
                 grant(record, lease)
         except BaseException as error:  # noqa: BLE001 - see above
@@ -351,13 +358,6 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
                 return cursor
             failure = record.failed(record.closed_error())
         _engine.throw(failure)
-
-    def _bounded(self, bounds: Bounds) -> CursorRecord:
-        if bounds.is_open:
-            return blank(CursorRecord)
-        record = blank(BoundedCursorRecord)
-        record.bounds = bounds
-        return record
 
     # ---- settings of this handle
 

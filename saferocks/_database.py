@@ -33,7 +33,7 @@ from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._process import forking, see
 from saferocks._registry import Reason, register
 from saferocks._settings import INHERITED
-from saferocks._snapshot import PointSnapshotRecord, Snapshot, SnapshotRecord
+from saferocks._snapshot import Snapshot, SnapshotRecord
 from saferocks._tally import COLLECTED, Telling
 from saferocks.errors import (
     NotSupportedError,
@@ -297,7 +297,8 @@ class Rdict(BatchMethods):
         lease = None
         if warn_after is not INHERITED or expire_after is not INHERITED or _settings.has_lease_defaults:
             lease = _leases.asked_for(owner, warn_after, expire_after)
-        record.live
+        if record.direct is None:
+            record.live
         if owner.access.name == "secondary":
             raise NotSupportedError(
                 "Not implemented: a snapshot of a secondary shows newer data after each catch-up; "
@@ -313,12 +314,13 @@ class Rdict(BatchMethods):
             # No lambda: its variables would become cells, which costs snapshots without scans a fiftieth.
             scanned.acquire(partial(self._acquire_snapshot, names, True), lease)
             return snapshot
-        opened = blank(PointSnapshotRecord)
+        opened = blank(SnapshotRecord)
         register(opened, owner, label, 2)
+        opened.is_plain = True  # no cursor that would have to be disposed of
         snapshot._record = opened
         try:
             if len(names) == 1:
-                opened.native = ((record.live.snapshot(), None),)
+                opened.native = (((record.direct or record.live).snapshot(), None),)
             else:
                 opened.native = self._acquire_snapshot(names, False)
             if lease is not None:

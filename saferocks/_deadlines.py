@@ -70,9 +70,8 @@ class Alarm:
 class Clock:
     """The time by which deadlines come; tests have one that they move."""
 
-    def now(self) -> float:
-        """Return seconds that only grow."""
-        return time.monotonic()
+    #: Returns seconds that only grow.
+    now: Callable[[], float] = staticmethod(time.monotonic)
 
     def alarm(self) -> Alarm:
         """Return an alarm that waits by this clock."""
@@ -134,13 +133,13 @@ class Watcher:
     def add(self, due: float, deadline: Deadline) -> None:
         """Watch a deadline, which is among what is watched already."""
         self._arrivals.append((due, next(self._numbers), deadline))
-        if due < self._wakes_at or self._is_crowded():
+        if due < self._wakes_at:
             self._alarm.ring()
         if self._vacancy and not self._is_over:
             self._start()
 
     def removed(self, *, at_once: bool = False) -> None:
-        """Take note that something is not to be watched any more.
+        """Take note that something is not to be watched any more, or a deadline of it not to come.
 
         Args:
             at_once: Wake the watcher whatever it has to do.

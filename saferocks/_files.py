@@ -117,7 +117,6 @@ class SstRecord(HandleRecord):
     __slots__ = ("lost", "path")
 
     kind = "sst_writer"
-    disposes = True
 
     def __init__(self, label: str | None) -> None:
         self.path: str | None = None

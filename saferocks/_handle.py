@@ -2,9 +2,10 @@
 
 Ownership: the registry's record owns the native object; the handle that the user holds refers to
 the record and never to the native object. `record.live` is what the handle's methods call
-through. It is set while the handle may be used and *unset* otherwise, so that a use that is not
-allowed costs the allowed ones nothing: reading an unset slot falls through to
-`HandleRecord.__getattr__`, which applies the policy or raises.
+through. It is set while the handle may be used and *unset* otherwise; to read it then applies the
+policy, or raises. What is set stands in the slot `direct`, None while it is unset, which hot paths
+read first. A `__getattr__` would need no second name, but Python 3.11 then takes ten times as long
+for each attribute of a record: see tests/test_budgets.py.
 """
 
 from __future__ import annotations
@@ -82,26 +83,25 @@ class Scope(Protocol[T_co]):
 
 
 class HandleRecord(Record):
-    """A record with a life: opened, perhaps entered, released once.
+    """A record with a life: opened, perhaps entered, released once."""
 
-    Attributes:
-        live: What the handle's methods call through; unset while it may not be used.
-    """
-
-    __slots__ = ("live",)
-
-    live: Any
+    __slots__ = ()
 
     #: Whether a handle that escapes is worth a report (column families are not).
     guarded = True
-    #: Whether methods call straight through to the native object, so that `activate` need not be asked.
-    is_plain = False
-    #: Whether more is to be done at the release than to drop the native object.
-    disposes = False
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "live":  # which is unset
-            raise AttributeError(name)
+    @property
+    def live(self) -> Any:
+        """What the handle's methods call through, if it may be used."""
+        live = self.direct
+        return self.find() if live is None else live
+
+    @live.setter
+    def live(self, live: Any) -> None:
+        self.direct = live
+
+    def find(self) -> Any:
+        """Return what a method shall call through that has found nothing set, by policy, or raise."""
         if forking:
             see()
         if self.reason is not None:
@@ -164,7 +164,7 @@ class HandleRecord(Record):
         self.state = state
         live = self.native if self.is_plain else self.activated()
         if live is not None:
-            self.live = live
+            self.direct = live
             del live
             if self.reason is None and not self.owner.closing:
                 if forking:
@@ -182,7 +182,7 @@ class HandleRecord(Record):
         live = self.native if self.is_plain else self.activated()
         try:
             if live is not None:
-                self.live = live
+                self.direct = live
                 if self.reason is None and not self.owner.closing and not self.is_expired():
                     if forking:
                         self.disable()
@@ -212,10 +212,7 @@ class HandleRecord(Record):
 
     def disable(self) -> None:
         """Let no new call start."""
-        try:  # `suppress` would take longer than all the rest  # noqa: SIM105
-            del self.live
-        except AttributeError:  # never used, or another thread was faster
-            pass
+        self.direct = None
 
     def activated(self) -> Any:
         """Return what `activate` does, or None after a release; no frame of an interrupt keeps what is native."""
@@ -358,14 +355,11 @@ def release(record: HandleRecord, reason: Reason) -> bool:
             _leases.ended(record)
         if counting and reason is not ABANDONED:
             record.owner.totals.released(record.kind, record.opened)
-        if record.disposes:
+        if record.is_plain:
+            record.direct = None
+        else:
             record.disable()
             record.dispose(record.native)
-        else:
-            try:  # `suppress` would take as long as the rest of the release  # noqa: SIM105
-                del record.live
-            except AttributeError:  # never used
-                pass
     except BaseException as interrupt:
         if not _engine.is_interrupt(interrupt):
             raise
@@ -381,7 +375,7 @@ def release(record: HandleRecord, reason: Reason) -> bool:
         record.keeper = None
         if kept:
             kept.pop(record.id, None)
-        try:  # as above  # noqa: SIM105
+        try:  # `suppress` would take as long as the rest of the release  # noqa: SIM105
             del record.owner.children[record.id]
         except KeyError:  # of an owner that has forgotten its parent's
             pass
@@ -446,7 +440,7 @@ class Handle(Generic[RecordT]):
             record.state = ENTERED
             live = record.native if record.is_plain else record.activated()
             if live is not None:
-                record.live = live
+                record.direct = live
                 del live
                 if record.reason is None and not record.owner.closing:
                     if forking:

@@ -49,7 +49,6 @@ class CursorRecord(HandleRecord):
 
     still: None
     kind = "iterator"
-    is_plain = True
 
     @property
     def remedy(self) -> str:
@@ -68,7 +67,6 @@ class BoundedCursorRecord(CursorRecord):
     __slots__ = ("bounds",)
 
     bounds: Bounds
-    is_plain = False
 
     def activate(self, native: Any) -> Any:
         """Return a cursor that keeps to its bounds."""
@@ -85,7 +83,6 @@ class SharedCursorRecord(BoundedCursorRecord):
     __slots__ = ("shared",)
 
     shared: Any
-    disposes = True
 
     def is_busy(self) -> bool:
         """Leave the answer to the snapshot."""
@@ -143,7 +140,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         Raises:
             EngineError: If it is not because of an error; at the mere end it is False.
         """
-        if self._record.live.valid():
+        if (self._record.direct or self._record.live).valid():
             return True
         self.status()
         return False
@@ -179,7 +176,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         except AttributeError:
             raise self._in_use() from None
         try:
-            record.live.seek(key)
+            (record.direct or record.live).seek(key)
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
         else:
@@ -211,8 +208,8 @@ class RdictIter(LeasedHandle[CursorRecord]):
         except AttributeError:
             raise self._in_use() from None
         try:
-            if record.live.valid():  # D21: off the rows, rocksdict crashes the process
-                record.live.next()
+            if (record.direct or record.live).valid():  # D21: off the rows, rocksdict crashes the process
+                (record.direct or record.live).next()
                 return
             failure = [self._off_the_rows("next")]
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
@@ -233,8 +230,8 @@ class RdictIter(LeasedHandle[CursorRecord]):
         except AttributeError:
             raise self._in_use() from None
         try:
-            if record.live.valid():  # D21
-                record.live.prev()
+            if (record.direct or record.live).valid():  # D21
+                (record.direct or record.live).prev()
                 return
             failure = [self._off_the_rows("prev")]
         except BaseException as error:  # noqa: BLE001 - see above
@@ -271,7 +268,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
     def key(self) -> Key:
         """Return the key of the row, or None off the rows."""
         try:
-            found = self._record.live.key()
+            found = (self._record.direct or self._record.live).key()
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
         else:
@@ -281,7 +278,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
     def value(self) -> Any:
         """Return the value of the row, or None off the rows."""
         try:
-            found = self._record.live.value()
+            found = (self._record.direct or self._record.live).value()
         except BaseException as error:  # noqa: BLE001 - see above
             failure = _engine.failure(error)
         else:

@@ -17,9 +17,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _guard, _registry, _settings, _telling, _watch, events
+from saferocks._bound import kept
 from saferocks._deadlines import Clock, Watcher, attempt
 from saferocks._registry import Reason
-from saferocks._settings import INHERITED, check_order, duration, given, is_ordered
+from saferocks._settings import INHERITED, check_order, given, is_ordered, seconds
 from saferocks._tally import identity
 from saferocks.errors import HandleError, OverdueHandleWarning
 
@@ -114,9 +115,9 @@ class Term:
     def first_due(self) -> float:
         """Return when something is first due."""
         lease = self.lease
-        after = lease.expire_after if lease.warn_after is None else lease.warn_after
-        assert after is not None  # a lease has one of the two  # noqa: S101
-        return self.began + after
+        if lease.warn_after is not None:
+            return self.began + lease.warn_after
+        return self.began + (lease.expire_after or 0.0)  # a lease has one of the two
 
     def come(self, now: float) -> float | None:
         """Do what is due."""
@@ -160,15 +161,25 @@ def asked_for(owner: Owner, warn_after: Duration, expire_after: Duration) -> Lea
         TypeError: If a duration is no number.
         ValueError: If one is not positive and finite, or `warn_after` is not shorter.
     """
-    own = duration("warn_after", warn_after), duration("expire_after", expire_after)
-    current, database = _settings.current, owner.own_lease
-    warn = given(own[0], given(database[0], current.warn_after))
-    expire = given(own[1], given(database[1], current.expire_after))
-    if own != (INHERITED, INHERITED):
-        check_order(warn, expire)
-    elif not is_ordered(warn, expire):
+    warn, expire = warn_after, expire_after
+    if warn is not None and warn is not INHERITED:
+        warn = seconds("warn_after", warn)
+    if expire is not None and expire is not INHERITED:
+        expire = seconds("expire_after", expire)
+    if _settings.has_lease_defaults:
+        current, database = _settings.current, owner.own_lease
+        warn = given(warn, given(database[0], current.warn_after))
+        expire = given(expire, given(database[1], current.expire_after))
+    else:  # nobody has said anything but the opener
+        warn = None if warn is INHERITED else warn
+        expire = None if expire is INHERITED else expire
+    if warn is None and expire is None:
+        return None
+    if warn is not None and expire is not None and not is_ordered(warn, expire):
+        if warn_after is not INHERITED or expire_after is not INHERITED:
+            check_order(warn, expire)
         warn = None
-    return None if warn is None and expire is None else Lease(warn, expire)
+    return Lease(warn, expire)
 
 
 def grant(record: HandleRecord, lease: Lease) -> None:
@@ -179,7 +190,8 @@ def grant(record: HandleRecord, lease: Lease) -> None:
     """
     began = lease.opened = watcher.clock.now()
     lease.term = term = Term(record, lease, began)
-    lease.bound = record.bound  # which the record knows no more when the last of its events is told
+    if kept:
+        lease.bound = record.bound  # which the record knows no more when the last of its events is told
     record.lease = lease
     pending[record.id] = lease
     if record.reason is None:
@@ -228,6 +240,7 @@ def _begin_again(record: HandleRecord, lease: Lease) -> bool:
         lease.term = None
         return False
     watcher.add(fresh.first_due(), fresh)
+    watcher.removed()  # the deadline of the term before
     return True
 
 
@@ -245,9 +258,11 @@ def _settle(record: Record, lease: Lease) -> bool:
         more = {"expire_after": lease.expire_after, "note": record.loss}
         events.defer(_event("handle_expired", record, lease, **more))
         return True
+    if not lease.owed:  # it was not overdue
+        return False
     try:
         lease.owed.pop()
-    except IndexError:  # it was not overdue, or somebody else has told it
+    except IndexError:  # somebody else has told it
         return False
     events.defer(_event("handle_returned", record, lease))
     return True

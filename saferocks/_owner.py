@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -247,15 +246,14 @@ class FamilyRecord(InstanceRecord):
         family: The name of the column family.
         is_table: Whether it is read and written through; a handle for write batches is not.
         dumps: What it encodes with what rocksdict does not store by itself.
-        sink: What writes go through; unset, like `live`, while the handle may not be used.
+        direct_sink: What writes go through; None, like `direct`, while the handle may not be used.
         settings: The owner's, with which its native object was made; None once it has its own.
     """
 
-    __slots__ = ("changes", "dumps", "family", "is_table", "settings", "sink")
+    __slots__ = ("changes", "direct_sink", "dumps", "family", "is_table", "settings")
 
     kind = "column_family"
     guarded = False
-    disposes = True  # of `sink`
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
@@ -263,12 +261,16 @@ class FamilyRecord(InstanceRecord):
         self.dumps: Callable[[Any], bytes] = pickle.dumps
         self.changes: dict[str, Any] = {}
         self.settings: object | None = owner.settings
+        self.direct_sink: Any = None
         super().__init__(owner)
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "sink":
-            return super().__getattr__(name)
-        live = super().__getattr__("live")
+    @property
+    def sink(self) -> Any:
+        """What writes go through, if the handle may be used."""
+        sink = self.direct_sink
+        if sink is not None:
+            return sink
+        live = self.live
         return live if self.owner.access.writes else ReadOnlySink(self)
 
     @property
@@ -281,13 +283,12 @@ class FamilyRecord(InstanceRecord):
 
     def activate(self, native: Any) -> Any:
         """Return the native column family, for reading."""
-        self.sink = native if self.owner.access.writes else ReadOnlySink(self)
+        self.direct_sink = native if self.owner.access.writes else ReadOnlySink(self)
         return native
 
     def disable(self) -> None:
         """Let no new call start, neither reading nor writing."""
-        with suppress(AttributeError):  # never used, or another thread was faster
-            del self.sink
+        self.direct_sink = None
         super().disable()
 
     def dispose(self, native: Any) -> None:

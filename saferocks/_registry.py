@@ -162,10 +162,15 @@ class Record:
         thread: Identifier of the opening thread.
         label: The caller's own name for the handle.
         lease: For how long it may be open, if that is limited.
+        direct: What the handle's methods call through; None while it may not be used.
+        is_plain: Whether that is the native object itself, and to drop it is the whole release; set by the
+            opener. (A slot and not a variable of the class: Python 3.11 takes ten times as long to read one.)
     """
 
     __slots__ = (
+        "direct",
         "id",
+        "is_plain",
         "keeper",
         "label",
         "lease",
@@ -196,6 +201,8 @@ class Record:
     thread: int
     label: str | None
     lease: Lease | None
+    direct: Any
+    is_plain: bool
 
     def __init__(self, owner: Owner, label: str | None = None) -> None:
         register(self, owner, label, self.depth + 1)
@@ -268,6 +275,8 @@ def register(record: Record, owner: Owner, label: str | None, depth: int) -> Non
     record.receiver = "db"
     record.label = label
     record.lease = None
+    record.direct = None
+    record.is_plain = False
     record.state = OPEN
     record.reason = None
     record.thread = get_ident()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor, Place
-from saferocks._handle import HandleRecord, LeasedHandle, release
+from saferocks._handle import HandleRecord, LeasedHandle, blank, release
 from saferocks._iterator import join_snapshot
 from saferocks._process import forking, see
 from saferocks._registry import EXHAUSTED
@@ -87,7 +87,6 @@ class ScanRecord(HandleRecord):
     __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows", "tokens")
 
     kind = "iterator"
-    disposes = True
 
     method: str
     backwards: bool
@@ -128,18 +127,16 @@ class ScanRecord(HandleRecord):
             rows = _part_rows(self)
         else:
             rows = _whole_rows(self)
-        self.rows = rows = self._until_expired(rows)
+        self.rows = rows = _closing_at_once(rows) if _CLOSES_IN_STEPS else rows
         return rows
 
-    def _until_expired(self, rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
-        """Let a scan with a lease look at it at each row.
+    def limit(self) -> Lease | None:
+        """Return the lease that the rows have to look at, if it ever ends them.
 
-        Code in C, such as `list`, gives the watcher no moment between two rows to take it away.
+        Code in C, such as `list`, gives the watcher no moment between two rows to take the generator away.
         """
         lease = self.lease
-        if lease is not None and lease.expire_after is not None:
-            return _leased_rows(lease, rows)
-        return _closing_at_once(rows) if _CLOSES_IN_STEPS else rows
+        return None if lease is None or lease.expire_after is None else lease
 
     def is_busy(self) -> bool:
         """Tell whether a thread is taking a row."""
@@ -155,7 +152,8 @@ class ScanRecord(HandleRecord):
     def dispose(self, native: Any) -> None:
         """Close the generator, and with its frame drop the native iterators."""
         rows = self.rows
-        if rows is not None and self.reason is not EXHAUSTED:  # then it is the generator itself that releases
+        # A scan that is exhausted is released by the generator itself.
+        if rows is not None and self.reason is not EXHAUSTED and not _try_to_close(rows):
             _close(rows)
         self.rows = None  # last: whoever interrupts this finds it, and does it again
 
@@ -234,7 +232,8 @@ class SharedScanRecord(ScanRecord):
         """Return the generator that shares the snapshot's cursor."""
         if (rows := self.rows) is not None:
             return rows  # type: ignore[no-any-return]
-        self.rows = rows = self._until_expired(_pinned_rows(self))
+        rows = _pinned_rows(self)
+        self.rows = rows = _closing_at_once(rows) if _CLOSES_IN_STEPS else rows
         return rows
 
     def is_expired(self) -> bool:
@@ -251,14 +250,6 @@ class SharedScanRecord(ScanRecord):
         super().dispose(native)
 
 
-def _leased_rows(lease: Lease, rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
-    """Yield rows until the lease runs out, the one that is being read then included; the tail says that it has."""
-    for row in rows:
-        yield row
-        if lease.expired:
-            return
-
-
 def _closing_at_once(rows: Generator[Any, None, None]) -> Generator[Any, None, None]:
     """Yield rows from where no `except` stands around the `yield`."""
     for row in rows:  # noqa: UP028 - `yield from` would be closing them while it counts as running
@@ -267,6 +258,8 @@ def _closing_at_once(rows: Generator[Any, None, None]) -> Generator[Any, None, N
 
 # The three generators below end alike, and are written out all the same: a generator around a
 # generator would cost every row a third more, and so would a test for what one of them does not need.
+# With a lease they yield rows until it runs out, the one that is being read then included, and the tail
+# says that it has.
 
 
 def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
@@ -275,11 +268,19 @@ def _whole_rows(record: ScanRecord) -> Generator[Any, None, None]:
         return
     rows, cursor = view
     del view
+    lease = record.limit()
     row = NOTHING
     try:
-        for row in rows:
-            yield row
-        yield from _rest(record, cursor, row if row is NOTHING or record.method == "keys" else row[0])
+        if lease is None:
+            for row in rows:
+                yield row
+        else:
+            for row in rows:
+                yield row
+                if lease.expired:
+                    return
+        if (yield from _rest(record, cursor, row if row is NOTHING or record.method == "keys" else row[0])):
+            return
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
@@ -298,11 +299,19 @@ def _part_rows(record: ScanRecord) -> Generator[Any, None, None]:
         return
     rows, cursor = view
     del view
+    lease = record.limit()
     row = NOTHING
     try:
-        for row in rows:
-            yield row[1]
-        yield from _rest(record, cursor, row if row is NOTHING else row[0])
+        if lease is None:
+            for row in rows:
+                yield row[1]
+        else:
+            for row in rows:
+                yield row[1]
+                if lease.expired:
+                    return
+        if (yield from _rest(record, cursor, row if row is NOTHING else row[0])):
+            return
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
@@ -324,6 +333,7 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
     bounds, keys, part = record.bounds, record.method == "keys", record.method in _PARTS
     outside = bounds.below() if record.backwards else bounds.above()
     skip = bounds.above() if record.backwards else None  # the exclusive bound that was sought
+    lease = record.limit()
     last = NOTHING
     try:
         for row in rows:
@@ -336,8 +346,11 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
                 skip = None
             last = key
             yield row[1] if part else row
+            if lease is not None and lease.expired:
+                return
         else:
-            yield from _rest(record, cursor, last)
+            if (yield from _rest(record, cursor, last)):
+                return
     except GeneratorExit:
         raise
     except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
@@ -350,17 +363,25 @@ def _bounded_rows(record: ScanRecord) -> Generator[Any, None, None]:
     _engine.throw(failure)
 
 
-def _rest(record: ScanRecord, cursor: Any, last: Key) -> Iterator[Any]:
+def _rest(record: ScanRecord, cursor: Any, last: Key) -> Generator[Any, None, bool]:
     """Yield what the plain cursor sees beyond the last row of the native scan (D4).
 
     Nothing, when the scan was complete. The cursor raises if an error cut the scan short, and
     goes on where the scan stopped if the error has passed.
+
+    Returns:
+        Whether the lease has run out meanwhile.
     """
     place = record.place()
     place.last = last
     pinned = PinnedCursor(cursor)
+    lease = record.limit()
     while rows := pinned.chunk(place, _LAST_CHUNK):
-        yield from rows
+        for row in rows:
+            yield row
+            if lease is not None and lease.expired:
+                return True
+    return False
 
 
 def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
@@ -368,10 +389,17 @@ def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
     pinned, place = record.native, record.place()
     if pinned is None:  # released before the first row; the tail says so
         return
+    lease = record.limit()
     rows = _FIRST_CHUNK
     try:
         while not pinned.expired and not _is_left(record) and (chunk := pinned.chunk(place, rows)):
-            yield from chunk
+            if lease is None:
+                yield from chunk
+            else:
+                for row in chunk:
+                    yield row
+                    if lease.expired:
+                        return
             rows = min(rows * 2, _LAST_CHUNK)
     except GeneratorExit:
         raise
@@ -414,8 +442,8 @@ class _Tail:
 
     __slots__ = ("_scan", "_token")
 
-    def __init__(self, scan: Scan[Any]) -> None:
-        record = scan._record
+    def begin(self, scan: Scan[Any], record: ScanRecord) -> None:
+        """Take the token, or find out who has it."""
         self._scan = scan
         self._token: list[None] | None = None
         try:
@@ -459,15 +487,16 @@ class Scan(LeasedHandle[ScanRecord], Iterator[Row], Generic[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         record = self._record
-        rows = record.live
-        tail = _Tail(self)
+        rows = record.direct or record.live
+        tail = blank(_Tail)
+        tail.begin(self, record)
         if record.reason is not None:  # it ended since: the generator may be on its last steps elsewhere
             rows = record.after_release()
         return chain(rows, tail)
 
     def __next__(self) -> Row:
         record = self._record
-        rows = record.live
+        rows = record.direct or record.live
         try:
             row: Row = next(rows)
         except StopIteration:

@@ -37,7 +37,6 @@ class SnapshotRecord(HandleRecord):
     __slots__ = ()
 
     kind = "snapshot"
-    disposes = True
 
     @property
     def remedy(self) -> str:
@@ -66,15 +65,6 @@ class SnapshotRecord(HandleRecord):
                 for user in reversed(list(pinned.users.values())):
                     release(user, reason)
                 pinned.native = None
-
-
-class PointSnapshotRecord(SnapshotRecord):
-    """The record of a snapshot without cursors, which has nothing to dispose of."""
-
-    __slots__ = ()
-
-    is_plain = True
-    disposes = False
 
 
 class SnapshotReads(ScanMethods):
@@ -163,7 +153,7 @@ class SnapshotReads(ScanMethods):
 
     def _look_up(self, key: Key) -> Any:
         try:
-            return self._record.live[self._family][0][key]
+            return (self._record.direct or self._record.live)[self._family][0][key]
         except BaseException as error:  # noqa: BLE001 - raised below, see `_engine.failure`
             if type(error) is Exception and error.args == (_MISSING,):  # D13: no KeyError
                 return NOTHING
