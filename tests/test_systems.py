@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What a test has to have a mark for, wherever in it or in a program that it runs this stands.
 NEEDS = {
     r"\bos\.fork\(": {"needs_fork"},
-    r"\bSIGUSR[12]\b": {"needs_signals"},
-    r"\bSIGKILL\b": {"needs_sigkill", "needs_signals"},
+    r"\bsignal\.(SIGUSR[12]|SIGBUS|SIGALRM)\b": {"needs_signals"},
+    r"\bsignal\.SIGKILL\b": {"needs_sigkill", "needs_signals"},
     r"\bresource\.[gs]etrlimit\b": {"needs_limits"},
     r"\bos\.symlink\(": {"needs_links"},
     r"\bos\.mkfifo\(": {"needs_signals"},
