@@ -121,7 +121,7 @@ def test_the_page_on_observability_has_every_event() -> None:
     "page",
     [
         *("README.md", "docs/architecture.md", "docs/rocksdict-defects.md", "docs/stress-scenarios.md"),
-        *("docs/debugging.md", "docs/command.md", "docs/observability.md"),
+        *("docs/debugging.md", "docs/command.md", "docs/observability.md", "docs/performance.md", "docs/stress.md"),
     ],
 )
 def test_links_lead_somewhere(page: str) -> None:
