@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import saferocks
 from stress import raw
-from stress.bench.columns import Safe
-from stress.bench.measure import Figure, collector_paused, seconds_of
+from stress.bench.columns import Bare, Safe
+from stress.bench.measure import Figure, collector_paused, contest, seconds_of
 from stress.bench.record import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from saferocks import Scope, Snapshot
-    from stress.bench.measure import Pace
+    from stress.bench.measure import Action, Pace, Times
 
 NAMES = ("register", "memory", "close", "report")
 _SCALE_BUDGET = 1.3
@@ -43,11 +43,13 @@ def measure(directory: str, names: tuple[str, ...], most: int, pace: Pace) -> It
         pace: How many rounds, and how long.
     """
     if not set(names).isdisjoint(("register", "report")):
+        bare = Bare(os.path.join(directory, "few"), b"v")
         column = Safe(os.path.join(directory, "many"), b"v")
         try:
-            yield from _scale(column, names, most, pace)
+            yield from _scale(bare, column, names, most, pace)
         finally:
             column.close()
+            bare.close()
     if "memory" in names:
         yield from _memory(directory, most)
     if "close" in names:
@@ -62,23 +64,27 @@ def _levels(most: int) -> list[int]:
     return found
 
 
-def _scale(column: Safe, names: tuple[str, ...], most: int, pace: Pace) -> Iterator[Row]:
-    """Open and release beside more and more open handles, and beside fewer and fewer again."""
+def _scale(bare: Bare, column: Safe, names: tuple[str, ...], most: int, pace: Pace) -> Iterator[Row]:
+    """Open and release beside more and more open handles, and beside fewer and fewer again.
+
+    Between two numbers of handles the machine may have changed its pace, so that each is compared with bare handles
+    of the same moment, beside which nothing is open.
+    """
     levels = _levels(most)
     held: list[Scope[Snapshot]] = []
-    costs: dict[int, list[float]] = {level: [] for level in levels}
-    repeats = [None] * _FEW
+    times: dict[int, list[Times]] = {level: [] for level in levels}
     reported: list[float] = []
     with collector_paused():
         for level in (*levels, *reversed(levels)):
             _hold(column, held, level)
-            rounds = pace.rounds if "register" in names else 0
-            costs[level] += [seconds_of(lambda: column.snapshots(repeats)) / _FEW for _ in range(rounds)]
+            if "register" in names:
+                actions: dict[str, Action] = {"bare": bare.snapshots, "saferocks": column.snapshots}
+                times[level].append(contest(actions, lambda count: [None] * count, pace))
             if level == levels[-1] and "report" in names and not reported:
                 reported = [seconds_of(saferocks.dump) for _ in range(_REPORTS)]
         _hold(column, held, 0)
     if "register" in names:
-        yield from _scaled(levels, costs)
+        yield from _scaled(times)
     if "report" in names:
         figure = Figure.of([seconds * 1e3 for seconds in reported])
         yield Row("report", f"{levels[-1]:,} open", figure.median, "ms", figure.low, figure.high)
@@ -94,12 +100,14 @@ def _hold(column: Safe, held: list[Scope[Snapshot]], count: int) -> None:
         held.pop().__exit__(None, None, None)
 
 
-def _scaled(levels: list[int], costs: dict[int, list[float]]) -> Iterator[Row]:
-    few = median(costs[levels[0]])
-    for level in levels:
-        figure = Figure.of([cost / few for cost in costs[level]])
-        found = {"saferocks": median(costs[level]) * 1e9}
-        budget = _SCALE_BUDGET if level != levels[0] else None
+def _scaled(times: dict[int, list[Times]]) -> Iterator[Row]:
+    """Yield how many times what it costs beside the fewest handles it costs beside more."""
+    first = min(times)
+    few = median(_ratios(times[first]))
+    for level, contests in times.items():
+        figure = Figure.of([ratio / few for ratio in _ratios(contests)])
+        costs = {name: median(each.cost(name) for each in contests) for name in ("bare", "saferocks")}
+        budget = None if level == first else _SCALE_BUDGET
         yield Row(
             "register",
             f"{level:,} open",
@@ -108,9 +116,15 @@ def _scaled(levels: list[int], costs: dict[int, list[float]]) -> Iterator[Row]:
             figure.low,
             figure.high,
             budget,
-            costs=found,
-            base=f"{levels[0]:,} open",
+            costs=costs,
+            base=f"{first:,} open",
         )
+
+
+def _ratios(contests: list[Times]) -> list[float]:
+    """Return the ratios of saferocks to bare rocksdict in the rounds of several contests."""
+    pairs = [zip(each.seconds["saferocks"], each.seconds["bare"], strict=True) for each in contests]
+    return [mine / theirs for pair in pairs for mine, theirs in pair]
 
 
 def _memory(directory: str, most: int) -> Iterator[Row]:

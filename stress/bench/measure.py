@@ -15,13 +15,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     #: Carries out as many operations as it is told, on what has been made ready for it.
-    Action = Callable[[object], object]
+    Action = Callable[[Any], object]
 
 #: The fastest contestant of a trial has to run at least this part of a round for its time to tell how many fit.
 _TRIAL = 0.1
