@@ -199,7 +199,7 @@ class FamilyRecord(HandleRecord):
 
     kind = "column_family"
     guarded = False
-    owner: DatabaseOwner
+    owner: DatabaseOwner  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
