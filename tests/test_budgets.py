@@ -218,6 +218,7 @@ SCANS: dict[str, Callable[[World, bytes], Any]] = {
     "values": lambda world, start: world.db.values(from_key=start),
     "items with a lease": lambda world, start: world.db.items(from_key=start, expire_after=LEASE),
     "items with bounds": lambda world, start: world.db.items(lower_bound=start, upper_bound=b"l"),
+    "items of a snapshot": lambda world, start: world.snap.items(from_key=start),
 }
 EARLY, LATE, MORE_ROWS = b"k020", b"k270", 250
 #: On Python 3.10 another generator stands around that of the rows.
@@ -227,6 +228,7 @@ SCAN_LIMITS: dict[str, Limit] = {
     "values": ((2, 1, 1, 1), (14, 8, 8, 8)),
     "items with a lease": ((2, 1, 1, 1), (15, 9, 9, 10)),
     "items with bounds": ((2, 1, 1, 1), (38, 28, 27, 30)),
+    "items of a snapshot": ((4.09, 3.09, 3.09, 3.09), (113.77, 123.83, 109.7, 109.74)),
 }
 
 
