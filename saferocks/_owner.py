@@ -152,6 +152,8 @@ class DatabaseOwner(Owner):
         """
         left = self.spares.setdefault(record.family, {})
         left[record.id] = Kept(native, record.settings)  # once, though an interrupt may have it done again
+        if self.following is not None:
+            _drop_retired(left, native)
         # Whoever closes or drops says so first, and then takes what is kept; here it is the other way round.
         if self.closing or record.family in self.dropping:
             left.pop(record.id, None)
@@ -160,7 +162,9 @@ class DatabaseOwner(Owner):
         """Keep what a handle has had in another instance for as long as calls are under way in it (D26)."""
         if native is not None:
             family = record.family if isinstance(record, FamilyRecord) else _engine.DEFAULT_FAMILY
-            self.spares.setdefault(family, {})[_registry.next_number()] = Kept(native, None)
+            left = self.spares.setdefault(family, {})
+            left[-_registry.next_number()] = Kept(native, None)
+            _drop_retired(left, native)
 
     def drop_unused_spares(self) -> None:
         """Let go of the spares that nobody refers to any more; under `lock`."""
@@ -201,6 +205,18 @@ class DatabaseOwner(Owner):
                 f"{self.access.name}; open it with AccessType.read_write() to write",
                 code=3,
             )
+
+
+def _drop_retired(left: dict[int, Kept], native: Any) -> None:
+    """Let what a handle leaves in the midst of a catch-up be kept once: kept twice, it would look used for ever.
+
+    Both keep it, in either order, the catch-up under a number below 0. That is what goes, whoever comes second.
+    """
+    same = [number for number in list(left) if (kept := left.get(number)) is not None and kept.native is native]
+    if len(same) > 1:
+        for number in same:
+            if number < 0:
+                left.pop(number, None)
 
 
 #: Why a handle was released whose column family stays.

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -421,6 +422,28 @@ def test_d26_a_handle_that_is_released_meanwhile_stays_released(
     secondary.try_catch_up_with_primary()
     assert (record.native, record.keeper) == (None, None)
     assert secondary.get_column_family("users")[b"old"] == b"2"
+
+
+@pytest.mark.parametrize("first", ["catch-up", "release"])
+def test_d26_what_a_handle_leaves_in_the_midst_of_a_catch_up_is_kept_once(
+    db: saferocks.Rdict, secondary: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """A column family that is closed while a catch-up takes its place leaves nothing that a close would wait for."""
+    users = secondary.get_column_family("users")
+    dispose = FamilyRecord.dispose
+
+    def dispose_in_between(record: FamilyRecord, native: Any) -> None:
+        if first == "release":
+            dispose(record, native)
+        in_thread(secondary.try_catch_up_with_primary)
+        if first == "catch-up":
+            dispose(record, native)
+
+    overwrite(db)
+    with monkeypatch.context() as patched:
+        patched.setattr(FamilyRecord, "dispose", dispose_in_between)
+        users.close()
+    secondary._record.owner.wait_for_spares(time.monotonic())
 
 
 def test_d26_a_call_in_flight_ends_in_the_old_instance(path: str) -> None:
