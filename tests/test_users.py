@@ -130,6 +130,15 @@ def test_one_key_is_no_list_of_keys(db: saferocks.Rdict, keys: Any) -> None:
                 reader.get_many(keys)
 
 
+def test_no_keys_are_not_read_from_a_closed_database(path: str) -> None:
+    """`get_many` of no keys is a use like any other: after the close it raises, with read options too."""
+    with saferocks.open(path) as db:
+        pass
+    for options in (None, saferocks.ReadOptions()):
+        with pytest.raises(saferocks.DatabaseClosedError):
+            db.get_many([], None, options)
+
+
 def test_an_iterable_of_keys_that_fails_is_not_masked(db: saferocks.Rdict) -> None:
     """What the caller's own iterable raises comes out of `get_many` as it is."""
 

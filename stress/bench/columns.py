@@ -267,7 +267,7 @@ class Safe(Scoped):
 
     def open(self) -> Any:
         """Open a database with saferocks."""
-        settings = {"policy": "warn", "trace": "site"} | self.settings
+        settings: dict[str, Any] = {"policy": "warn", "trace": "site"} | self.settings
         return self.stack.enter_context(saferocks.open(self.path, **settings))
 
     def snapshots(self, times: list[Any]) -> None:
