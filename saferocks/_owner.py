@@ -189,13 +189,14 @@ class FamilyRecord(HandleRecord):
 
     Attributes:
         family: The name of the column family.
+        families: Nothing but that: what its snapshots cover, unless they are to cover more.
         is_table: Whether it is read and written through; a handle for write batches is not.
         dumps: What it encodes with what rocksdict does not store by itself.
         direct_sink: What writes go through; None, like `direct`, while the handle may not be used.
         settings: The owner's, with which its native object was made; None once it has its own.
     """
 
-    __slots__ = ("direct_sink", "dumps", "family", "is_table", "settings")
+    __slots__ = ("direct_sink", "dumps", "families", "family", "is_table", "settings")
 
     kind = "column_family"
     guarded = False
@@ -203,6 +204,7 @@ class FamilyRecord(HandleRecord):
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
+        self.families = (family,)
         self.is_table = is_table
         self.dumps: Callable[[Any], bytes] = pickle.dumps
         self.settings: object | None = owner.settings
