@@ -308,7 +308,7 @@ class Rdict(BatchMethods):
         snapshot = blank(Snapshot)
         snapshot._parent = self
         snapshot._raw = self._raw
-        snapshot._names = names = (record.family,) if column_families == () else self._snapshot_names(column_families)
+        snapshot._names = names = record.families if column_families == () else self._snapshot_names(column_families)
         if not point_reads_only:
             snapshot._record = scanned = SnapshotRecord(owner, label)
             # No lambda: its variables would become cells, which costs snapshots without scans a fiftieth.

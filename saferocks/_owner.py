@@ -233,7 +233,7 @@ class InstanceRecord(HandleRecord):
 
     __slots__ = ()
 
-    owner: DatabaseOwner
+    owner: DatabaseOwner  # pyright: ignore[reportIncompatibleVariableOverride] - set once
 
     def start(self, state: State) -> None:
         """Make the handle usable."""
@@ -260,19 +260,21 @@ class FamilyRecord(InstanceRecord):
     Attributes:
         changes: The settings that its native object was given, each by the method for it.
         family: The name of the column family.
+        families: Nothing but that: what its snapshots cover, unless they are to cover more.
         is_table: Whether it is read and written through; a handle for write batches is not.
         dumps: What it encodes with what rocksdict does not store by itself.
         direct_sink: What writes go through; None, like `direct`, while the handle may not be used.
         settings: The owner's, with which its native object was made; None once it has its own.
     """
 
-    __slots__ = ("changes", "direct_sink", "dumps", "family", "is_table", "settings")
+    __slots__ = ("changes", "direct_sink", "dumps", "families", "family", "is_table", "settings")
 
     kind = "column_family"
     guarded = False
 
     def __init__(self, owner: DatabaseOwner, family: str, *, is_table: bool = True) -> None:
         self.family = family
+        self.families = (family,)
         self.is_table = is_table
         self.dumps: Callable[[Any], bytes] = pickle.dumps
         self.changes: dict[str, Any] = {}
