@@ -483,8 +483,8 @@ class Round:
 
     def _judge_record(self, record: Any) -> None:
         """See that a record refers to nothing native."""
-        left = [name for name in ("native", "keeper", "rows", "shared") if getattr(record, name, None) is not None]
-        left += ["live"] if record.disable() is not None else []
+        parts = ("native", "keeper", "rows", "shared", "direct", "direct_sink")
+        left = [name for name in parts if getattr(record, name, None) is not None]
         if left:
             self.wrong.append(f"the {record.kind} still has {' and '.join(left)} (released {record.reason})")
 

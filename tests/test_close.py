@@ -834,6 +834,29 @@ def test_a_handle_is_released_on_another_thread(db: saferocks.Rdict, start: Star
     assert reopen(path) == [b"k", b"l"]
 
 
+MOVES: dict[str, Callable[[Any], object]] = {
+    "next": lambda cursor: cursor.next(),
+    "prev": lambda cursor: cursor.prev(),
+    "seek": lambda cursor: cursor.seek(b"k"),
+    "seek_for_prev": lambda cursor: cursor.seek_for_prev(b"k"),
+    "seek_to_first": lambda cursor: cursor.seek_to_first(),
+    "seek_to_last": lambda cursor: cursor.seek_to_last(),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_cursor_that_is_being_moved_is_not_moved(db: saferocks.Rdict, move: str) -> None:
+    """While one thread moves a cursor another one gets ConcurrentUseError, and moves it once that is done (D21)."""
+    db[b"k"] = b"v"
+    with db.iter() as cursor:
+        cursor.seek(b"k")
+        del cursor._record.still  # type: ignore[attr-defined]  # as by a thread that is moving it
+        with pytest.raises(saferocks.ConcurrentUseError, match=r"test_close\.py:\d+ is being moved by another"):
+            MOVES[move](cursor)
+        cursor._record.still = None  # type: ignore[attr-defined]
+        MOVES[move](cursor)
+
+
 def test_two_loops_over_one_scan_are_refused(db: saferocks.Rdict, start: Start) -> None:
     """A second thread that iterates over a scan gets ConcurrentUseError, and the first gets all rows."""
     for key in range(10):

@@ -282,6 +282,23 @@ def test_an_expired_scan_never_ends_short(rows: saferocks.Rdict, clock: MovedClo
                 next(again)
 
 
+@pytest.mark.parametrize("method", ["items", "keys", "values", "columns", "entities"])
+@pytest.mark.parametrize("bounds", [{}, {"lower_bound": b""}])
+@pytest.mark.parametrize("through", ["database", "snapshot"])
+def test_not_one_row_follows_the_end_of_a_lease(
+    rows: saferocks.Rdict, clock: MovedClock, method: str, bounds: dict[str, bytes], through: str
+) -> None:
+    """A loop that gives the watcher no moment to take its scan away ends at the next row once the lease has run out."""
+    with rows.snapshot() as snap:
+        source = rows if through == "database" else snap
+        with getattr(source, method)(expire_after=5, **bounds) as scan:
+            loop = iter(scan)
+            next(loop)
+            scan._record.lease.expired = True  # as the watcher says first of all
+            with pytest.raises(saferocks.HandleExpiredError):
+                next(loop)
+
+
 def test_a_scan_that_is_complete_does_not_expire(rows: saferocks.Rdict, clock: MovedClock, told: Told) -> None:
     """A scan is released at its end, and then has no deadline."""
     with rows.keys(expire_after=5) as keys:
