@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import saferocks
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 project = "saferocks"
 author = "the authors of saferocks"
@@ -52,18 +45,3 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
-
-
-def _leave_out_what_is_to_come(app: Sphinx, page: str, source: list[str]) -> None:
-    """Leave out of the front page's lists the pages that are not written yet."""
-    if page == "index":
-        text, folder = source[0], Path(app.srcdir)
-        entries = re.findall(r"^[a-z/*-]+$", text, re.MULTILINE)
-        for entry in (each for each in entries if not any(folder.glob(f"{each}.md"))):
-            text = text.replace(f"\n{entry}\n", "\n")
-        source[0] = text
-
-
-def setup(app: Sphinx) -> None:
-    """Connect what is done besides."""
-    app.connect("source-read", _leave_out_what_is_to_come)
