@@ -320,7 +320,8 @@ class SharedCursor:
 
     def key(self) -> Key:
         """Return the key, or None off the rows."""
-        return None if self._key is NOTHING else self._key
+        key = self._key  # once: a thread that moves the cursor takes it away first
+        return None if key is NOTHING else key
 
     def value(self) -> Any:
         """Return the value, or None off the rows."""
