@@ -196,7 +196,7 @@ def test_options_that_cannot_be_used(command: Command, killed: str, what: str) -
     done = command("verify", killed)
     assert (done.returncode, done.stdout.splitlines()[1:3]) == (
         1,
-        ["ok      default: 4000 rows", "ok      other: 1 rows"],
+        ["ok      default: 4000 rows", "ok      other: 1 row"],
     )
     assert remedy in done.stdout.splitlines()[-1]
     assert RESTORE not in done.stdout
