@@ -473,7 +473,7 @@ def test_files_in_other_directories(command, tmp_path: Path) -> None:
         done = command(name, path)
         assert done.returncode == 1
         assert "name those with --db-path" in done.stdout + done.stderr
-        assert ("its one file is there" in given.stdout) == (name == "doctor")
+        assert (" there, in full" in given.stdout) == (name == "doctor")
     assert [tree(folder) for folder in (path, *places)] == before
 
 
