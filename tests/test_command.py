@@ -1099,7 +1099,7 @@ def test_help(command, name: str) -> None:
 def test_a_database_that_never_flushed_lacks_no_file(
     path: str, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """Of a database whose writer has flushed nothing yet, doctor says that there is no file, not that all 0 are there."""
+    """Of a database that has flushed nothing yet, doctor says that there is no file, not that all 0 are there."""
     with saferocks.open(path) as db:
         db[b"only"] = b"v"
         done = command("doctor", path)
