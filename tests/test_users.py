@@ -202,6 +202,9 @@ def test_a_database_is_not_opened_twice_by_a_link(db: saferocks.Rdict, path: str
     linked = str(tmp_path / "link" / Path(path).name)
     with pytest.raises(saferocks.LockedError, match=r"is open in this process, opened at \S+:\d+: close it there"):
         saferocks.open(linked)
+    for destructive in (saferocks.Rdict.destroy, saferocks.Rdict.repair):
+        with pytest.raises(saferocks.LockedError, match=r"is open in this process, opened at \S+:\d+: close it there"):
+            destructive(linked)
     with saferocks.open(linked, access_type=saferocks.AccessType.read_only()) as reader:
         assert reader.get(b"no such key") is None
     db[b"key"] = b"value"
