@@ -161,7 +161,7 @@ def _missing(patient: Patient) -> Iterator[Finding]:
     if not found:
         count = len(patient.manifest.files) + len(patient.manifest.blobs)
         files = "its one file is" if count == 1 else f"all {count} files that it consists of are"
-        yield Finding("ok", f"{files} there, in full")
+        yield Finding("ok", f"{files} there, in full" if count else "it has no SST file yet, and none is missing")
 
 
 def wrong_files(path: str) -> list[Finding]:

@@ -95,7 +95,7 @@ class FamilyAccess(ScanMethods, Handle[FamilyRecord]):
             read_opt: How RocksDB reads; its bounds do not apply.
 
         Raises:
-            TypeError: If the database cannot hold such a key, or `keys` is one key.
+            TypeError: If the database cannot hold such a key, or a single one is given.
         """
         self._record.live  # no keys are none to be asked for
         return self.get(_ordering.check_keys(keys), default, read_opt)  # type: ignore[no-any-return]

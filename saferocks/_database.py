@@ -449,6 +449,7 @@ class Rdict(BatchMethods):
         """
         _engine.check_process()
         target = text_path(path)
+        _opening.check_not_open(target)
         if _directory.check_destroyable(target):
             _engine.destroy(target, options)
 
@@ -468,6 +469,7 @@ class Rdict(BatchMethods):
         """
         _engine.check_process()
         target = text_path(path)
+        _opening.check_not_open(target)
         raw_mode = _directory.mode_for_repair(target)
         _log_files.check_for_repair(target)
         _engine.repair(target, options or _engine.new_options(raw_mode))

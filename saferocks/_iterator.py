@@ -162,7 +162,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         self._move("seek_to_last")
 
     def seek(self, key: Key) -> None:
-        """Go to the first row at or after `key` (`Seek`).
+        """Go to the first row at or after a key (`Seek`).
 
         Args:
             key: The key; there may be no such row.
@@ -186,7 +186,7 @@ class RdictIter(LeasedHandle[CursorRecord]):
         _engine.throw(failure)
 
     def seek_for_prev(self, key: Key) -> None:
-        """Go to the last row at or before `key` (`SeekForPrev`).
+        """Go to the last row at or before a key (`SeekForPrev`).
 
         Args:
             key: The key; there may be no such row.

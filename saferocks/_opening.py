@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine
+from saferocks import _directory, _engine, _registry
 from saferocks._options import AccessType
+from saferocks._owner import DatabaseOwner
 from saferocks._secondary import Following, Opened, look, open_settled
 from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
 from saferocks.errors import InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
@@ -253,6 +254,8 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
     while True:
         logs = _directory.old_logs(request.path)
         try:
+            if request.access.writes and _opened_at(request.path) is not None:
+                raise _held_here(request.path)
             return _engine.open_native(request.path, options, families, request.access.native())
         except LockedError as error:
             _directory.put_log_back(request.path, logs)
@@ -271,5 +274,36 @@ def _open_when_unlocked(request: Request, options: Options, families: dict[str, 
 
 def _locked(error: LockedError, request: Request) -> LockedError:
     waited = f" after waiting {request.lock_timeout:g} s" if request.lock_timeout else ""
-    text = f"{error}; the database is open elsewhere{waited}: close it there, or wait for it with lock_timeout="
+    where = _opened_at(request.path) or "elsewhere"
+    text = f"{error}{waited}; the database is open {where}: close it there, or wait for it with lock_timeout="
     return LockedError(text, code=error.code, subcode=error.subcode)
+
+
+def check_not_open(path: str) -> None:
+    """Refuse what would write into a database that is open for writing in this process.
+
+    RocksDB compares paths, and LOCK keeps out other processes only: by a link both would write.
+
+    Raises:
+        LockedError: If it is open.
+    """
+    where = _opened_at(path)
+    if where is not None:
+        raise LockedError(f"{_held_here(path)}; the database is open {where}: close it there", code=5)
+
+
+def _held_here(path: str) -> LockedError:
+    return LockedError(f"IO error: lock hold by current process: {path}/LOCK", code=5)
+
+
+def _opened_at(path: str) -> str | None:
+    """Say on which line this process has opened a database for writing that is open still; None if it has not."""
+    directory = os.path.realpath(path)
+    for record in list(_registry.records.values()):
+        owner = record.owner
+        # what has nothing native yet is the opening that was refused
+        if record.kind != "database" or record.native is None or not isinstance(owner, DatabaseOwner):
+            continue
+        if owner.access.writes and os.path.realpath(owner.directory) == directory:
+            return f"in this process, opened at {_registry.format_site(record.site)}"
+    return None

@@ -117,7 +117,7 @@ class SnapshotReads(ScanMethods):
             read_opt: Checked, and without effect on point reads: they use the options of the opening.
 
         Raises:
-            TypeError: If the database cannot hold such a key, or `keys` is one key.
+            TypeError: If the database cannot hold such a key, or a single one is given.
         """
         self._record.live  # no keys are none to be asked for
         return self.get(_ordering.check_keys(keys), default, read_opt)  # type: ignore[no-any-return]

@@ -1096,6 +1096,16 @@ def test_help(command, name: str) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+def test_a_database_that_never_flushed_lacks_no_file(
+    path: str, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Of a database that has flushed nothing yet, doctor says that there is no file, not that all 0 are there."""
+    with saferocks.open(path) as db:
+        db[b"only"] = b"v"
+        done = command("doctor", path)
+    assert "ok      it has no SST file yet, and none is missing\n" in done.stdout, done.stdout
+
+
 def test_one_is_no_plural(path: str, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """What there is one of is told of in the singular, by each word of the command that counts it."""
     with saferocks.open(path) as db:

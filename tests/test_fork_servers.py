@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import saferocks
+from tests.systems import needs_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,3 +206,40 @@ def test_uwsgi_without_a_master_forks_nothing(tmp_path: Path) -> None:
     """A single process of uWSGI is never forked, and may open as it is loaded."""
     with uwsgi(tmp_path, AT_IMPORT, master=False) as server:
         assert server.ask() == "b'value'"
+
+
+POOL = """
+import concurrent.futures, multiprocessing, sys
+import saferocks
+def begin():
+    global db
+    db = saferocks.open("db").__enter__()
+def put(number):
+    db[b"key"] = b"%d" % number
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, initializer=begin) as pool:
+        list(pool.map(put, range(3)))
+    with saferocks.open("db") as db:
+        print(db[b"key"])
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("way", ["fork", "forkserver", "spawn"])
+def test_workers_of_a_pool_that_do_not_close_lose_nothing(tmp_path: Path, way: str) -> None:
+    """What such a worker wrote is there; that it did not close is told where Python runs its exit handlers."""
+    (tmp_path / "program.py").write_text(POOL)
+    command = [sys.executable, "-W", "default", "program.py", way]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "b'2'\n"), done.stderr
+    has_exit_handlers = way == "spawn" or sys.version_info >= (3, 13)
+    assert done.stderr.count("still open at interpreter exit") == has_exit_handlers, done.stderr

@@ -84,7 +84,7 @@ def test_the_commands_of_the_page_say_what_it_shows(
     pytest.importorskip("mypy")
     blocks = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
     commands = [found for block in blocks for found in COMMAND.findall(block)]
-    assert len(commands) == 14
+    assert len(commands) == 15
     for line, expected in commands:
         if line.endswith("cd build"):  # where the shell is already
             continue

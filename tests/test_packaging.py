@@ -121,11 +121,11 @@ def test_the_metadata_is_what_pyproject_says(built: tuple[Path, Path]) -> None:
 
 
 def test_the_sdist_holds_the_whole_project(built: tuple[Path, Path]) -> None:
-    """Package, tests, docs and the stress harness are in the sdist, with README and licence."""
+    """Package, tests and the workflows that they read, docs and the stress harness are there, README and licence."""
     top = f"saferocks-{saferocks.__version__}"
     with tarfile.open(built[1]) as archive:
         found = {name.partition("/")[2] for name in archive.getnames() if name.startswith(f"{top}/")}
-    expected = set().union(*map(tracked, ("saferocks", "tests", "docs", "stress")))
+    expected = set().union(*map(tracked, ("saferocks", "tests", ".github", "docs", "stress")))
     assert found - {"PKG-INFO", ".gitignore"} == expected | {"README.md", "LICENSE", "pyproject.toml"}
 
 

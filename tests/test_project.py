@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "saferocks").rglob("*.py"))
 TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 #: The rooms of the package, lowest first. A module imports from its own room and from those before
 #: it, never from a later one. A new module is given a room here.
@@ -223,6 +224,27 @@ def test_imports_form_no_circle() -> None:
     """Within a room, too, no module comes back to itself along its imports."""
     graph = {file.stem: rooms_entered(file) for file in MODULES}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def modules_of_the_picture() -> list[str]:
+    """Return the modules in the picture of the page on the architecture, from its top."""
+    (picture,) = re.findall(r"```\n(   errors .*?)```", ARCHITECTURE.read_text(encoding="utf-8"), re.DOTALL)
+    names = re.findall(r"^   (\w+(?: \w+)*)(?:  .*)?$", picture, re.MULTILINE)
+    return [module for line in names for module in line.split()]
+
+
+def test_the_picture_of_the_rooms_has_every_module() -> None:
+    """The page on the architecture shows each module once, the rooms in their order."""
+    shown = modules_of_the_picture()
+    assert sorted(shown) == sorted(ROOM_OF)
+    assert shown == sorted(shown, key=ROOM_OF.__getitem__)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=module_id)
+def test_imports_run_up_the_picture(file: Path) -> None:
+    """No module imports one that stands below it in the picture."""
+    shown = modules_of_the_picture()
+    assert [name for name in rooms_entered(file) if shown.index(name) > shown.index(file.stem)] == []
 
 
 # --------------------------------------------------------------------------- the tests themselves

@@ -126,6 +126,19 @@ def test_every_link_within_the_site_leads_somewhere(pages: dict[Path, BeautifulS
     assert broken == []
 
 
+def test_no_parameter_is_a_link(pages: dict[Path, BeautifulSoup]) -> None:
+    """The entry of a function speaks of its parameters without linking to methods of the same names."""
+    linked = [
+        (str(entry.dt["id"]), link.get_text())
+        for page in pages.values()
+        for entry in page.select("dl.py.method, dl.py.function")
+        if entry.dt is not None and entry.dt.get("id")
+        for link in entry.select("dd a.reference")
+        if link.get_text() in {name.get_text() for name in entry.dt.select("em.sig-param > span.n:first-child")}
+    ]
+    assert linked == []
+
+
 def test_the_site_needs_no_network(pages: dict[Path, BeautifulSoup], site: Path) -> None:
     """No page has a browser fetch a script, a style, a font or an image from elsewhere, nor does a style."""
     fetched = [

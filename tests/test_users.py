@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
+from tests.systems import needs_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,6 +193,24 @@ def test_configure_names_what_it_knows() -> None:
     """An unknown setting is refused with the names that there are."""
     with pytest.raises(TypeError, match="'colour'; there are 'policy', 'trace', 'warn_after' and 'expire_after'"):
         saferocks.configure(colour="red")
+
+
+@needs_links
+def test_a_database_is_not_opened_twice_by_a_link(db: saferocks.Rdict, path: str, tmp_path: Path) -> None:
+    """A link to a database that is open in this process is refused, by the line that opened it: both would write."""
+    (tmp_path / "link").symlink_to(Path(path).parent)
+    linked = str(tmp_path / "link" / Path(path).name)
+    with pytest.raises(saferocks.LockedError, match=r"is open in this process, opened at \S+:\d+: close it there"):
+        saferocks.open(linked)
+    for destructive in (saferocks.Rdict.destroy, saferocks.Rdict.repair):
+        with pytest.raises(saferocks.LockedError, match=r"is open in this process, opened at \S+:\d+: close it there"):
+            destructive(linked)
+    with saferocks.open(linked, access_type=saferocks.AccessType.read_only()) as reader:
+        assert reader.get(b"no such key") is None
+    db[b"key"] = b"value"
+    db.close()
+    with saferocks.open(linked) as again:
+        assert again[b"key"] == b"value"
 
 
 def test_waiting_for_a_lock_leaves_the_holders_directory_alone(db: saferocks.Rdict, path: str) -> None:
