@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _log_files
+from saferocks._interrupts import is_interrupt, passing_over
 from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ def _check_config(path: str) -> None:
     Raises:
         CorruptionError: Naming it.
     """
-    with suppress(OSError):  # there is none
-        size = os.path.getsize(os.path.join(path, CONFIG_NAME))
+    with passing_over(OSError):  # there is none
+        size = os.stat(os.path.join(path, CONFIG_NAME)).st_size  # `getsize` has a frame: an interrupt, by its looks
         if size > _LARGEST_CONFIG:
             raise CorruptionError(
                 f"Corruption: {CONFIG_NAME} of {path!r} has {size} bytes, and should have a few hundred; remove it: "
@@ -156,6 +157,8 @@ def _mode_of(path: str, current: str) -> bool:
         with open(os.path.join(path, name), "rb") as file:
             head = file.read(1 << 16)
     except (OSError, ValueError) as error:  # no UTF-8, or a NUL
+        if is_interrupt(error):
+            raise
         raise CorruptionError(
             f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
             "restore it, or try saferocks.Rdict.repair on a copy",
@@ -201,20 +204,19 @@ def old_logs(path: str) -> frozenset[str]:
 
 def put_log_back(path: str, before: frozenset[str]) -> None:
     """Undo what an open that met a LOCK did: RocksDB puts the holder's LOG aside before it looks."""
-    with suppress(OSError):  # the holder may be tidying up its logs at this moment
+    with passing_over(OSError):  # the holder may be tidying up its logs at this moment
         for name in old_logs(path) - before:
             os.replace(os.path.join(path, name), os.path.join(path, "LOG"))
 
 
 def plain_tables(path: str) -> frozenset[str]:
     """Return the column families whose SST files are plain tables, which cannot seek in total order."""
-    try:
+    with passing_over(OSError, ValueError):  # no OPTIONS file: nothing says so
         names = [name for name in os.listdir(path) if name.startswith("OPTIONS-") and name[8:].isdigit()]
         latest = max(names, key=lambda name: int(name[8:]))
         with open(os.path.join(path, latest), encoding="utf-8", errors="replace") as file:
             return frozenset(_PLAIN_TABLE.findall(file.read()))
-    except (OSError, ValueError):  # no OPTIONS file: nothing says so
-        return frozenset()
+    return frozenset()
 
 
 def check_destroyable(path: str) -> bool:
@@ -281,11 +283,9 @@ def left_as_found(path: str, *, always: bool) -> Iterator[None]:
 
 
 def _read_or_none(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return None
+    with passing_over(OSError), open(path, "rb") as file:
+        return file.read()
+    return None
 
 
 def _restore(path: str, content: bytes | None) -> None:
@@ -312,8 +312,8 @@ def _remove_litter(path: str, kept: frozenset[str], missing: tuple[str, ...]) ->
         return  # another process made a database here meanwhile: nothing in it is ours
     for name in _LITTER:
         if name not in kept:
-            with suppress(OSError):
+            with passing_over(OSError):
                 os.unlink(os.path.join(path, name))
     for directory in missing:
-        with suppress(OSError):
+        with passing_over(OSError):
             os.rmdir(directory)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
 from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
+from saferocks._interrupts import passing_over
 from saferocks._leases import asked_for
 from saferocks._owner import InstanceRecord
 from saferocks._process import forking, see
@@ -148,7 +148,7 @@ class SstRecord(HandleRecord):
         if path is not None:
             self.lost = path  # first: who leaves the writer meanwhile looks at the path, and then at this
             self.path = None
-            with suppress(OSError):  # it may be gone, with its directory
+            with passing_over(OSError):  # it may be gone, with its directory
                 os.unlink(path)
 
 

@@ -25,12 +25,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5], ids=["every", "fifth"])
-@pytest.mark.parametrize("work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows"])
+@pytest.mark.parametrize(
+    "work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows", "opens", "makes"]
+)
 @pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError"])
 def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stride: int) -> None:
     """It arrives; the database is closed, no native object is left, and it opens again with its rows."""
     times = 1 if kind == "KeyboardInterrupt" or stride == 1 else 3
-    look_at(run_python, work, times * (8 * stride if work == "follows" else stride), kind)
+    look_at(run_python, work, times * stride * {"follows": 8, "opens": 2}.get(work, 1), kind)
 
 
 @pytest.mark.parametrize(
