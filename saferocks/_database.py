@@ -159,8 +159,14 @@ class Rdict(BatchMethods):
             request.trace,
             request.lease,
         )
-        record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
-        record.acquire(lambda: self._acquire(owner, request, default_raw))
+        try:
+            record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
+            record.acquire(lambda: self._acquire(owner, request, default_raw))
+        except BaseException:
+            for left in list(owner.children.values()):  # Ctrl-C before `acquire`: no close would ever come to it
+                if isinstance(left, DatabaseRecord):
+                    release(left, Reason.ABANDONED)
+            raise
         fields = _telling.fields_of(record, access=owner.access.name)
         try:
             events.emit(events.debug("saferocks.database_opened", record.bound, fields))
