@@ -387,13 +387,15 @@ class Rdict(BatchMethods):
         Column families that the primary has made since are there from then on. Open scans go on as they were opened.
         Where the primary has flushed or compacted, this opens the database anew in the place of RocksDB's own
         catch-up, which would go on showing rows that were overwritten (D26). That takes about as long as to open it.
+        If the primary flushes in the midst of RocksDB's own catch-up, point reads may meet rows of before beside rows
+        of now until the new instance is there; if that fails, until a catch-up succeeds.
 
         Raises:
             NotSupportedError: If the database is no secondary.
             CorruptionError: If files of the primary are damaged or missing (D23).
             BusyError: If the primary flushes again and again before it is read.
             EngineError: If the primary cannot be read. The database goes on showing what it showed before, after
-                this as after the errors above.
+                this as after the errors above, but for what is said there.
         """
         self._record.live
         _secondary.catch_up(self._main._record)

@@ -190,7 +190,8 @@ def _files_in_manifest(opened: Opened, path: str) -> frozenset[str]:
 def catch_up(main: FamilyRecord) -> None:
     """Let a secondary show all that its primary has written (D26).
 
-    If that fails, the database shows what it showed before, and another catch-up may be tried.
+    If that fails, the database shows what it showed before, and another catch-up may be tried. Only if the primary has
+    flushed in the midst of RocksDB's own catch-up, point reads may meet rows of both states until one succeeds.
 
     Args:
         main: The record of the database.
