@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -493,7 +492,7 @@ class Rdict(BatchMethods):
             CorruptionError: If its MANIFEST is damaged.
         """
         target = text_path(path)
-        if os.path.isdir(target):
+        if _directory.is_directory(target):
             _log_files.check(target)
         return _engine.list_families(target, options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,6 +50,24 @@ def text_path(path: object) -> str:
     return text
 
 
+# `os.path` takes the TimeoutError of an alarm for a file that is not there.
+
+
+def is_directory(path: str) -> bool:
+    """Tell whether there is a directory, as `os.path.isdir` does, but for interrupts."""
+    with passing_over(OSError):
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    return False
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is anything, as `os.path.lexists` does, but for interrupts."""
+    with passing_over(OSError):
+        os.lstat(path)
+        return True
+    return False
+
+
 @dataclass(frozen=True)
 class Directory:
     """A directory as it was found.
@@ -76,7 +95,7 @@ def look(path: str, *, logs: bool = True) -> Directory:
     _check_reachable(path)
     _check_config(path)
     current = os.path.join(path, "CURRENT")
-    if not os.path.lexists(current):
+    if not is_there(current):
         _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
     raw_mode = _mode_of(path, current)
@@ -91,7 +110,7 @@ def _check_empty(path: str) -> None:
     Raises:
         CorruptionError: If there are files of a database.
     """
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     if any(_DATABASE_FILE.match(name) for name in names):
         raise CorruptionError(
             f"Corruption: {path!r} has files of a database but no CURRENT; restore it, "
@@ -103,9 +122,9 @@ def _check_empty(path: str) -> None:
 def _check_reachable(path: str) -> None:
     """Refuse, before the disk is touched, a path that is a file or lies below one, or is not writable."""
     existing = path
-    while not os.path.lexists(existing):
+    while not is_there(existing):
         existing = os.path.dirname(os.path.abspath(existing))
-    if not os.path.isdir(existing):
+    if not is_directory(existing):
         raise IOFailedError(
             f"IO error: {existing!r} is not a directory; a database is a directory of its own, give another path",
             code=5,
@@ -137,7 +156,7 @@ def check_writable(path: str) -> None:
         IOFailedError: If the directory, or its nearest existing parent, is not writable.
     """
     existing = path
-    while not os.path.lexists(existing):
+    while not is_there(existing):
         existing = os.path.dirname(os.path.abspath(existing))
     writable = os.access(existing, os.W_OK | os.X_OK)
     read_only_mount = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
@@ -198,7 +217,7 @@ def check_mode(found: Directory, raw_mode: bool) -> None:
 
 def old_logs(path: str) -> frozenset[str]:
     """Return the names of RocksDB's old info logs in a directory."""
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     return frozenset(name for name in names if name.startswith("LOG.old."))
 
 
@@ -226,7 +245,7 @@ def check_destroyable(path: str) -> bool:
         IOFailedError: If there is something else: RocksDB would delete whatever in it is named like its files.
     """
     _check_reachable(path)
-    if not os.path.lexists(path):
+    if not is_there(path):
         return False
     names = os.listdir(path)
     if any(name == "CURRENT" or name.startswith("MANIFEST-") for name in names):
@@ -243,7 +262,7 @@ def mode_for_repair(path: str) -> bool:
         IOFailedError: If there is no database at `path`: RocksDB would make one.
     """
     _check_reachable(path)
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     if not any(name == "CURRENT" or name.startswith("MANIFEST-") or name.endswith((".sst", ".log")) for name in names):
         raise IOFailedError(f"IO error: No such file or directory: there is no database to repair at {path!r}", code=5)
     manifests = sorted((name for name in names if name.startswith("MANIFEST-")), reverse=True)
@@ -269,8 +288,8 @@ def left_as_found(path: str, *, always: bool) -> Iterator[None]:
     config = os.path.join(path, CONFIG_NAME)
     before = _read_or_none(config)
     missing = _missing_directories(path)
-    new = not os.path.lexists(os.path.join(path, "CURRENT"))
-    kept = frozenset(os.listdir(path)) if os.path.isdir(path) else frozenset()
+    new = not is_there(os.path.join(path, "CURRENT"))
+    kept = frozenset(os.listdir(path)) if is_directory(path) else frozenset()
     try:
         yield
     except BaseException:
@@ -301,14 +320,14 @@ def _missing_directories(path: str) -> tuple[str, ...]:
     """List the directories that opening `path` would create, deepest first."""
     missing: list[str] = []
     step = os.path.abspath(path)
-    while not os.path.lexists(step):
+    while not is_there(step):
         missing.append(step)
         step = os.path.dirname(step)
     return tuple(missing)
 
 
 def _remove_litter(path: str, kept: frozenset[str], missing: tuple[str, ...]) -> None:
-    if os.path.lexists(os.path.join(path, "CURRENT")):
+    if is_there(os.path.join(path, "CURRENT")):
         return  # another process made a database here meanwhile: nothing in it is ours
     for name in _LITTER:
         if name not in kept:

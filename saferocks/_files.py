@@ -93,10 +93,10 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
         """
         self._record.live
         target = _directory.text_path(path)
-        if os.path.lexists(target):
+        if _directory.is_there(target):
             raise InvalidArgumentError(f"Invalid argument: Directory exists: {target!r}; give a new path", code=4)
         parent = os.path.dirname(os.path.abspath(target))
-        if not os.path.isdir(parent):
+        if not _directory.is_directory(parent):
             raise IOFailedError(f"IO error: No such directory: {parent!r}; make it first", code=5)
         _directory.check_writable(target)
         _engine.call(self._record.live.create_checkpoint, target)

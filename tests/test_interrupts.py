@@ -57,3 +57,40 @@ def look_at(run_python: Run, work: str, stride: int, kind: str) -> None:
     *wrong, places = done.stdout.splitlines()
     assert wrong == []
     assert int(places) > 10
+
+
+def test_an_alarm_as_a_file_is_looked_for(run_python: Run) -> None:
+    """An alarm that comes as an opening asks for a file arrives, and is not taken for a file that is not there."""
+    done = run_python(
+        """
+        import sys
+        import saferocks
+
+        def alarm(frame, event, function):
+            global left
+            if event == "c_return" and function.__name__ in ("stat", "lstat"):
+                left -= 1
+                if left == 0:
+                    sys.setprofile(None)
+                    raise TimeoutError
+
+        with saferocks.open("db"):
+            pass
+        for moment in range(1, 100):
+            left = moment
+            try:
+                sys.setprofile(alarm)
+                with saferocks.open("db"):
+                    sys.setprofile(None)
+            except TimeoutError:
+                continue
+            if left > 0:
+                break
+            print(moment, "was lost")
+        print(moment)
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lost, moments = done.stdout.splitlines()
+    assert lost == []
+    assert int(moments) > 5
