@@ -165,10 +165,10 @@ def is_raw(options: Options) -> bool:
     """Tell the mode of an `Options`, which hides it: only a raw writer refuses an int as a key."""
     try:
         _native.SstFileWriter(options)[0] = b""
-    except KeyError:
-        return True
-    except Exception:  # noqa: BLE001 - a typed writer gets as far as "File is not opened"
-        return False
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return isinstance(error, KeyError)  # a typed writer gets as far as "File is not opened"
     return False
 
 

@@ -94,3 +94,27 @@ def test_an_alarm_as_a_file_is_looked_for(run_python: Run) -> None:
     *lost, moments = done.stdout.splitlines()
     assert lost == []
     assert int(moments) > 5
+
+
+def test_an_alarm_as_options_are_asked_for_their_mode(run_python: Run) -> None:
+    """An alarm arrives, and is not taken for what options of the typed mode answer."""
+    done = run_python(
+        """
+        import sys
+        from saferocks import _engine
+
+        def alarm(frame, event, argument):
+            if event == "line" and frame.f_lineno == frame.f_code.co_firstlineno + 3:
+                sys.settrace(None)
+                raise TimeoutError
+            return alarm if frame.f_code is _engine.is_raw.__code__ else None
+
+        options = _engine.new_options(True)
+        sys.settrace(alarm)
+        try:
+            print(_engine.is_raw(options))
+        except TimeoutError:
+            print("arrived", _engine.is_raw(options), _engine.is_raw(_engine.new_options(False)))
+        """
+    )
+    assert (done.stdout, done.stderr) == ("arrived True False\n", "")
