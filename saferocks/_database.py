@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -159,8 +158,14 @@ class Rdict(BatchMethods):
             request.trace,
             request.lease,
         )
-        record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
-        record.acquire(lambda: self._acquire(owner, request, default_raw))
+        try:
+            record = open_handle(self, None, DatabaseRecord(owner, scoped=scoped))
+            record.acquire(lambda: self._acquire(owner, request, default_raw))
+        except BaseException:
+            for left in list(owner.children.values()):  # Ctrl-C before `acquire`: no close would ever come to it
+                if isinstance(left, DatabaseRecord):
+                    release(left, Reason.ABANDONED)
+            raise
         fields = _telling.fields_of(record, access=owner.access.name)
         try:
             events.emit(events.debug("saferocks.database_opened", record.bound, fields))
@@ -381,13 +386,15 @@ class Rdict(BatchMethods):
         Column families that the primary has made since are there from then on. Open scans go on as they were opened.
         Where the primary has flushed or compacted, this opens the database anew in the place of RocksDB's own
         catch-up, which would go on showing rows that were overwritten (D26). That takes about as long as to open it.
+        If the primary flushes in the midst of RocksDB's own catch-up, point reads may meet rows of before beside rows
+        of now until the new instance is there; if that fails, until a catch-up succeeds.
 
         Raises:
             NotSupportedError: If the database is no secondary.
             CorruptionError: If files of the primary are damaged or missing (D23).
             BusyError: If the primary flushes again and again before it is read.
             EngineError: If the primary cannot be read. The database goes on showing what it showed before, after
-                this as after the errors above.
+                this as after the errors above, but for what is said there.
         """
         self._record.live
         _secondary.catch_up(self._main._record)
@@ -487,7 +494,7 @@ class Rdict(BatchMethods):
             CorruptionError: If its MANIFEST is damaged.
         """
         target = text_path(path)
-        if os.path.isdir(target):
+        if _directory.is_directory(target):
             _log_files.check(target)
         return _engine.list_families(target, options)
 

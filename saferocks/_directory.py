@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _log_files
+from saferocks._interrupts import is_interrupt, passing_over
 from saferocks.errors import CorruptionError, IOFailedError, ModeMismatchError
 
 if TYPE_CHECKING:
@@ -48,6 +50,24 @@ def text_path(path: object) -> str:
     return text
 
 
+# `os.path` takes the TimeoutError of an alarm for a file that is not there.
+
+
+def is_directory(path: str) -> bool:
+    """Tell whether there is a directory, as `os.path.isdir` does, but for interrupts."""
+    with passing_over(OSError):
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    return False
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is anything, as `os.path.lexists` does, but for interrupts."""
+    with passing_over(OSError):
+        os.lstat(path)
+        return True
+    return False
+
+
 @dataclass(frozen=True)
 class Directory:
     """A directory as it was found.
@@ -75,7 +95,7 @@ def look(path: str, *, logs: bool = True) -> Directory:
     _check_reachable(path)
     _check_config(path)
     current = os.path.join(path, "CURRENT")
-    if not os.path.lexists(current):
+    if not is_there(current):
         _check_empty(path)
         return Directory(path, is_database=False, raw_mode=None)
     raw_mode = _mode_of(path, current)
@@ -90,7 +110,7 @@ def _check_empty(path: str) -> None:
     Raises:
         CorruptionError: If there are files of a database.
     """
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     if any(_DATABASE_FILE.match(name) for name in names):
         raise CorruptionError(
             f"Corruption: {path!r} has files of a database but no CURRENT; restore it, "
@@ -102,9 +122,9 @@ def _check_empty(path: str) -> None:
 def _check_reachable(path: str) -> None:
     """Refuse, before the disk is touched, a path that is a file or lies below one, or is not writable."""
     existing = path
-    while not os.path.lexists(existing):
+    while not is_there(existing):
         existing = os.path.dirname(os.path.abspath(existing))
-    if not os.path.isdir(existing):
+    if not is_directory(existing):
         raise IOFailedError(
             f"IO error: {existing!r} is not a directory; a database is a directory of its own, give another path",
             code=5,
@@ -119,8 +139,8 @@ def _check_config(path: str) -> None:
     Raises:
         CorruptionError: Naming it.
     """
-    with suppress(OSError):  # there is none
-        size = os.path.getsize(os.path.join(path, CONFIG_NAME))
+    with passing_over(OSError):  # there is none
+        size = os.stat(os.path.join(path, CONFIG_NAME)).st_size  # `getsize` has a frame: an interrupt, by its looks
         if size > _LARGEST_CONFIG:
             raise CorruptionError(
                 f"Corruption: {CONFIG_NAME} of {path!r} has {size} bytes, and should have a few hundred; remove it: "
@@ -136,7 +156,7 @@ def check_writable(path: str) -> None:
         IOFailedError: If the directory, or its nearest existing parent, is not writable.
     """
     existing = path
-    while not os.path.lexists(existing):
+    while not is_there(existing):
         existing = os.path.dirname(os.path.abspath(existing))
     writable = os.access(existing, os.W_OK | os.X_OK)
     read_only_mount = hasattr(os, "statvfs") and os.statvfs(existing).f_flag & os.ST_RDONLY
@@ -156,6 +176,8 @@ def _mode_of(path: str, current: str) -> bool:
         with open(os.path.join(path, name), "rb") as file:
             head = file.read(1 << 16)
     except (OSError, ValueError) as error:  # no UTF-8, or a NUL
+        if is_interrupt(error):
+            raise
         raise CorruptionError(
             f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
             "restore it, or try saferocks.Rdict.repair on a copy",
@@ -195,26 +217,25 @@ def check_mode(found: Directory, raw_mode: bool) -> None:
 
 def old_logs(path: str) -> frozenset[str]:
     """Return the names of RocksDB's old info logs in a directory."""
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     return frozenset(name for name in names if name.startswith("LOG.old."))
 
 
 def put_log_back(path: str, before: frozenset[str]) -> None:
     """Undo what an open that met a LOCK did: RocksDB puts the holder's LOG aside before it looks."""
-    with suppress(OSError):  # the holder may be tidying up its logs at this moment
+    with passing_over(OSError):  # the holder may be tidying up its logs at this moment
         for name in old_logs(path) - before:
             os.replace(os.path.join(path, name), os.path.join(path, "LOG"))
 
 
 def plain_tables(path: str) -> frozenset[str]:
     """Return the column families whose SST files are plain tables, which cannot seek in total order."""
-    try:
+    with passing_over(OSError, ValueError):  # no OPTIONS file: nothing says so
         names = [name for name in os.listdir(path) if name.startswith("OPTIONS-") and name[8:].isdigit()]
         latest = max(names, key=lambda name: int(name[8:]))
         with open(os.path.join(path, latest), encoding="utf-8", errors="replace") as file:
             return frozenset(_PLAIN_TABLE.findall(file.read()))
-    except (OSError, ValueError):  # no OPTIONS file: nothing says so
-        return frozenset()
+    return frozenset()
 
 
 def check_destroyable(path: str) -> bool:
@@ -224,7 +245,7 @@ def check_destroyable(path: str) -> bool:
         IOFailedError: If there is something else: RocksDB would delete whatever in it is named like its files.
     """
     _check_reachable(path)
-    if not os.path.lexists(path):
+    if not is_there(path):
         return False
     names = os.listdir(path)
     if any(name == "CURRENT" or name.startswith("MANIFEST-") for name in names):
@@ -241,7 +262,7 @@ def mode_for_repair(path: str) -> bool:
         IOFailedError: If there is no database at `path`: RocksDB would make one.
     """
     _check_reachable(path)
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = os.listdir(path) if is_directory(path) else []
     if not any(name == "CURRENT" or name.startswith("MANIFEST-") or name.endswith((".sst", ".log")) for name in names):
         raise IOFailedError(f"IO error: No such file or directory: there is no database to repair at {path!r}", code=5)
     manifests = sorted((name for name in names if name.startswith("MANIFEST-")), reverse=True)
@@ -267,8 +288,8 @@ def left_as_found(path: str, *, always: bool) -> Iterator[None]:
     config = os.path.join(path, CONFIG_NAME)
     before = _read_or_none(config)
     missing = _missing_directories(path)
-    new = not os.path.lexists(os.path.join(path, "CURRENT"))
-    kept = frozenset(os.listdir(path)) if os.path.isdir(path) else frozenset()
+    new = not is_there(os.path.join(path, "CURRENT"))
+    kept = frozenset(os.listdir(path)) if is_directory(path) else frozenset()
     try:
         yield
     except BaseException:
@@ -281,11 +302,9 @@ def left_as_found(path: str, *, always: bool) -> Iterator[None]:
 
 
 def _read_or_none(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return None
+    with passing_over(OSError), open(path, "rb") as file:
+        return file.read()
+    return None
 
 
 def _restore(path: str, content: bytes | None) -> None:
@@ -301,19 +320,19 @@ def _missing_directories(path: str) -> tuple[str, ...]:
     """List the directories that opening `path` would create, deepest first."""
     missing: list[str] = []
     step = os.path.abspath(path)
-    while not os.path.lexists(step):
+    while not is_there(step):
         missing.append(step)
         step = os.path.dirname(step)
     return tuple(missing)
 
 
 def _remove_litter(path: str, kept: frozenset[str], missing: tuple[str, ...]) -> None:
-    if os.path.lexists(os.path.join(path, "CURRENT")):
+    if is_there(os.path.join(path, "CURRENT")):
         return  # another process made a database here meanwhile: nothing in it is ours
     for name in _LITTER:
         if name not in kept:
-            with suppress(OSError):
+            with passing_over(OSError):
                 os.unlink(os.path.join(path, name))
     for directory in missing:
-        with suppress(OSError):
+        with passing_over(OSError):
             os.rmdir(directory)

@@ -40,6 +40,7 @@ from rocksdict import (
 )
 
 from saferocks import _process, _status, errors
+from saferocks._interrupts import foreign_traceback, is_interrupt as is_interrupt
 from saferocks.errors import EngineError, HandleClosedError
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ class DatabaseClosedError(HandleClosedError, _native.DbClosedError):
     __module__ = "saferocks"  # where programs find it, and not in a room of ours; tracebacks name it
 
 
-_PACKAGE = __file__.rpartition("_engine")[0]
-
 # --------------------------------------------------------------------------- errors (D11)
 
 _TYPES_REMEDY = "; pass keys and values of the types that the mode of this database takes"
@@ -74,9 +73,9 @@ def translate(error: BaseException) -> BaseException:
     """
     if type(error).__name__ == "PanicException":
         return _status.from_text(f"Corruption: rocksdict panicked: {error}")
-    if isinstance(error, OSError) and _foreign_traceback(error) is None:
+    if isinstance(error, OSError) and foreign_traceback(error) is None:
         return errors.IOFailedError(f"IO error: {error}", code=5)
-    if type(error) not in _TRANSLATED or _foreign_traceback(error) is not None:
+    if type(error) not in _TRANSLATED or foreign_traceback(error) is not None:
         return error
     if isinstance(error, _native.DbClosedError):
         return DatabaseClosedError(str(error))
@@ -90,29 +89,6 @@ def translate(error: BaseException) -> BaseException:
     if text.startswith("names and values"):
         return ValueError(text)
     return _status.from_text(text)
-
-
-def _foreign_traceback(error: BaseException) -> TracebackType | None:
-    """Return the part of an error's traceback that lies below this package's own frames.
-
-    Native code leaves no frame there; a caller's `loads` or `dumps` does.
-    """
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        traceback = traceback.tb_next
-    return traceback
-
-
-def is_interrupt(error: BaseException) -> bool:
-    """Tell whether an error may come from a signal handler: Ctrl-C, or what a handler of the program has raised.
-
-    That has nothing to do with what it comes out of, which may be anything, and half done. The frame of a handler
-    is not of this package; where nothing of the caller's is called, it can be nothing else's. RocksDB's own errors are
-    none, wherever they come from.
-    """
-    if isinstance(error, EngineError):
-        return False
-    return not isinstance(error, Exception) or _foreign_traceback(error) is not None
 
 
 def _from_runtime_error(error: RuntimeError, text: str) -> BaseException:
@@ -135,7 +111,7 @@ def failure(error: BaseException) -> list[BaseException]:
     translated = translate(error)
     if translated is not error:
         return [translated]
-    foreign = _foreign_traceback(error)
+    foreign = foreign_traceback(error)
     if foreign is not None:  # a caller's `loads`: its frame keeps ours by `f_back`
         _clear_frames(error.__traceback__, foreign)
     return [error.with_traceback(foreign)]
@@ -189,10 +165,10 @@ def is_raw(options: Options) -> bool:
     """Tell the mode of an `Options`, which hides it: only a raw writer refuses an int as a key."""
     try:
         _native.SstFileWriter(options)[0] = b""
-    except KeyError:
-        return True
-    except Exception:  # noqa: BLE001 - a typed writer gets as far as "File is not opened"
-        return False
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        return isinstance(error, KeyError)  # a typed writer gets as far as "File is not opened"
     return False
 
 

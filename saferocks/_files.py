@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
 from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
+from saferocks._interrupts import is_interrupt, passing_over
 from saferocks._leases import asked_for
 from saferocks._owner import InstanceRecord
 from saferocks._process import forking, see
@@ -93,10 +93,10 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
         """
         self._record.live
         target = _directory.text_path(path)
-        if os.path.lexists(target):
+        if _directory.is_there(target):
             raise InvalidArgumentError(f"Invalid argument: Directory exists: {target!r}; give a new path", code=4)
         parent = os.path.dirname(os.path.abspath(target))
-        if not os.path.isdir(parent):
+        if not _directory.is_directory(parent):
             raise IOFailedError(f"IO error: No such directory: {parent!r}; make it first", code=5)
         _directory.check_writable(target)
         _engine.call(self._record.live.create_checkpoint, target)
@@ -104,6 +104,14 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
     def create_checkpoint(self, path: StrPath) -> None:
         """Copy the database: rocksdict's name for `create`; the arguments are those of `create`."""
         self.create(path)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Return what tells whether a file has been made, or written over; None if there is none."""
+    with passing_over(OSError):
+        status = os.stat(path)
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return None
 
 
 class SstRecord(HandleRecord):
@@ -148,7 +156,7 @@ class SstRecord(HandleRecord):
         if path is not None:
             self.lost = path  # first: who leaves the writer meanwhile looks at the path, and then at this
             self.path = None
-            with suppress(OSError):  # it may be gone, with its directory
+            with passing_over(OSError):  # it may be gone, with its directory
                 os.unlink(path)
 
 
@@ -207,7 +215,15 @@ class SstFileWriter(LeasedHandle[SstRecord]):
             raise InvalidArgumentError(
                 f"Invalid argument: this writer has not finished {record.path!r}; call finish() first", code=4
             )
-        _engine.call(record.live.open, target)
+        before = _stamp(target)
+        try:
+            _engine.call(record.live.open, target)
+        except BaseException as error:
+            if is_interrupt(error) and _stamp(target) != before:  # Ctrl-C, once the file was made
+                record.path = target
+                if record.reason is not None:
+                    record.dispose(None)
+            raise
         record.path = target
         if record.reason is not None:  # released since, by another thread
             record.dispose(None)

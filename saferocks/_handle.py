@@ -98,6 +98,7 @@ class HandleRecord(Record):
 
     @live.setter
     def live(self, live: Any) -> None:
+        """Let methods call through this."""
         self.direct = live
 
     def find(self) -> Any:

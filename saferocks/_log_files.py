@@ -19,6 +19,7 @@ import re
 import struct
 from typing import TYPE_CHECKING
 
+from saferocks._interrupts import passing_over
 from saferocks._log_reader import BLOCK_BYTES, HEADER_BYTES, RECYCLED, Damage, LogReader
 from saferocks.errors import CorruptionError
 
@@ -82,10 +83,9 @@ def damage_in(file: str, *, is_manifest: bool, is_repair: bool = False) -> Damag
 
 
 def _look(path: str, name: str, *, is_manifest: bool, is_repair: bool = False) -> Damage | None:
-    try:
+    with passing_over(OSError):  # a live primary may just have removed it; what cannot be read RocksDB tells of
         return damage_in(os.path.join(path, name), is_manifest=is_manifest, is_repair=is_repair)
-    except OSError:  # a live primary may just have removed it; what cannot be read RocksDB tells of
-        return None
+    return None
 
 
 def _refusal(path: str, name: str, damage: Damage, remedy: str) -> CorruptionError:
@@ -101,11 +101,9 @@ def _refusal(path: str, name: str, damage: Damage, remedy: str) -> CorruptionErr
 
 def _manifest_of(path: str) -> str | None:
     """Return the name of the MANIFEST that RocksDB reads; older ones may lie beside it."""
-    try:
-        with open(os.path.join(path, "CURRENT"), "rb") as current:
-            named = _MANIFEST.match(current.read(256))
-    except OSError:
-        return None
+    named = None
+    with passing_over(OSError), open(os.path.join(path, "CURRENT"), "rb") as current:
+        named = _MANIFEST.match(current.read(256))
     return named[1].decode() if named else None
 
 

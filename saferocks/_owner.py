@@ -212,7 +212,11 @@ def _drop_retired(left: dict[int, Kept], native: Any) -> None:
 
     Both keep it, in either order, the catch-up under a number below 0. That is what goes, whoever comes second.
     """
-    same = [number for number in list(left) if (kept := left.get(number)) is not None and kept.native is native]
+    same = []
+    for number in list(left):  # no comprehension: its frame, which an alarm may keep, would keep what it closes over
+        kept = left.get(number)
+        if kept is not None and kept.native is native:
+            same.append(number)
     if len(same) > 1:
         for number in same:
             if number < 0:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saferocks import _directory, _engine, _in_use, _manifest, _registry
 from saferocks._handle import release
+from saferocks._interrupts import passing_over
 from saferocks._owner import FamilyRecord, InstanceRecord
 from saferocks._registry import Reason
 from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError
@@ -146,11 +147,8 @@ def _try_to_open(path: str, open_once: Callable[[], Opened]) -> Opened | None:
 def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
     """Remove the info logs that openings have put aside: RocksDB never does so for a secondary."""
     for name in sorted(_directory.old_logs(path) - before)[keep:]:
-        try:
+        with passing_over(OSError):
             os.unlink(os.path.join(path, name))
-        except OSError as error:
-            if _engine.is_interrupt(error):
-                raise
 
 
 def _check_whole(opened: Opened, path: str) -> None:
@@ -192,7 +190,8 @@ def _files_in_manifest(opened: Opened, path: str) -> frozenset[str]:
 def catch_up(main: FamilyRecord) -> None:
     """Let a secondary show all that its primary has written (D26).
 
-    If that fails, the database shows what it showed before, and another catch-up may be tried.
+    If that fails, the database shows what it showed before, and another catch-up may be tried. Only if the primary has
+    flushed in the midst of RocksDB's own catch-up, point reads may meet rows of both states until one succeeds.
 
     Args:
         main: The record of the database.

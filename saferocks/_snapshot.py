@@ -102,7 +102,8 @@ class SnapshotReads(ScanMethods):
         if read_opt is not None:
             self._check_options(read_opt)
         if isinstance(key, list):
-            return [self.get(each, default) for each in key]
+            found = [self._look_up(each) for each in key]  # and not `get`: a list among the keys is none
+            return [default if value is NOTHING else value for value in found]
         value = self._look_up(key)
         return default if value is NOTHING else value
 
@@ -133,7 +134,10 @@ class SnapshotReads(ScanMethods):
             NotSupportedError: If the snapshot is for point reads only: rocksdict's own has no such method.
         """
         if isinstance(key, list):
-            return [self.get_entity(each, default) for each in key]
+            return [self._checked_entity(each, default) for each in key]
+        return self._checked_entity(key, default)
+
+    def _checked_entity(self, key: Any, default: Any) -> Any:
         _ordering.check_key(key, self._raw)
         return _engine.call(self._entity, key, default)
 

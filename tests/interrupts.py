@@ -15,6 +15,7 @@ import faulthandler
 import gc
 import logging
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -150,9 +151,25 @@ def follows(db: Any) -> None:
             assert secondary[b"a"] == family[b"a"] == b"%d" % state.wanted
 
 
+def opens(db: Any) -> None:
+    """The opening of a secondary."""
+    for log in (*Path(PATH).glob("LOG.old.*"), *Path("following").glob("LOG.old.*")):
+        log.unlink()
+    with saferocks.open(PATH, access_type=saferocks.AccessType.secondary("following")) as secondary:
+        sys.setprofile(None)
+        assert secondary[b"k1"] == b"v"
+
+
+def makes(db: Any) -> None:
+    """The opening of a new database."""
+    shutil.rmtree("new", ignore_errors=True)
+    with saferocks.open("new"):
+        sys.setprofile(None)
+
+
 WORKS: dict[str, Callable[[Any], None]] = {
     function.__name__: function
-    for function in (nothing, fails, reads, cursors, shared, writes, families, scans, follows)
+    for function in (nothing, fails, reads, cursors, shared, writes, families, scans, follows, opens, makes)
 }
 
 

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -18,13 +19,14 @@ import rocksdict
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import saferocks
-from saferocks import _engine, _secondary
+from saferocks import _engine, _owner, _secondary
 from saferocks._files import CheckpointRecord
 from saferocks._owner import FamilyRecord
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -444,6 +446,26 @@ def test_d26_what_a_handle_leaves_in_the_midst_of_a_catch_up_is_kept_once(
         patched.setattr(FamilyRecord, "dispose", dispose_in_between)
         users.close()
     secondary._record.owner.wait_for_spares(time.monotonic())
+
+
+def test_d26_an_alarm_in_the_midst_of_a_catch_up_holds_up_no_close(db: saferocks.Rdict, path: str) -> None:
+    """What an alarm has come out of keeps nothing of the earlier instance, for which a close would wait."""
+
+    def alarm(frame: FrameType, event: str, function: Any) -> None:
+        code = frame.f_code
+        if event == "c_return" and function.__name__ == "get" and code.co_filename == _owner.__file__:
+            sys.setprofile(None)
+            del frame, function
+            raise TimeoutError
+
+    with open_secondary(path, close_timeout=0.5) as following:
+        assert rows_of(following) == {}
+        overwrite_default(db)
+        with pytest.raises(TimeoutError) as raised:
+            sys.setprofile(alarm)
+            following.try_catch_up_with_primary()
+        following.close()
+        del raised
 
 
 def test_d26_a_call_in_flight_ends_in_the_old_instance(path: str) -> None:

@@ -13,8 +13,7 @@ import rocksdict
 import saferocks
 
 if TYPE_CHECKING:
-    pass
-
+    from types import FrameType
 
 RAW = rocksdict.Options(raw_mode=True)
 
@@ -54,6 +53,24 @@ def test_d17_a_finished_file_survives_an_exception(db: saferocks.Rdict, tmp_path
         raise LookupError
     db.ingest_external_file([file])
     assert db[b"k00000"] == b"00000" * 200
+
+
+def test_d17_an_interrupt_of_the_opening_removes_the_file(tmp_path: Path) -> None:
+    """Where Ctrl-C comes as RocksDB has made the file, it goes with the writer; one that was there before stays."""
+    file = tmp_path / "rows.sst"
+
+    def interrupt(frame: FrameType, event: str, function: Any) -> None:
+        if event == when and getattr(function, "__name__", frame.f_code.co_name) == "open":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    for when, before, after in (("call", None, None), ("c_return", None, None), ("call", b"old", b"old")):
+        if before is not None:
+            file.write_bytes(before)
+        with pytest.raises(KeyboardInterrupt), saferocks.SstFileWriter(RAW) as writer:
+            sys.setprofile(interrupt)
+            writer.open(str(file))
+        assert (file.read_bytes() if file.exists() else None) == after, when
 
 
 @pytest.fixture

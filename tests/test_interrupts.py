@@ -25,12 +25,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5], ids=["every", "fifth"])
-@pytest.mark.parametrize("work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows"])
+@pytest.mark.parametrize(
+    "work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows", "opens", "makes"]
+)
 @pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError"])
 def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stride: int) -> None:
     """It arrives; the database is closed, no native object is left, and it opens again with its rows."""
     times = 1 if kind == "KeyboardInterrupt" or stride == 1 else 3
-    look_at(run_python, work, times * (8 * stride if work == "follows" else stride), kind)
+    look_at(run_python, work, times * stride * {"follows": 8, "opens": 2}.get(work, 1), kind)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,64 @@ def look_at(run_python: Run, work: str, stride: int, kind: str) -> None:
     *wrong, places = done.stdout.splitlines()
     assert wrong == []
     assert int(places) > 10
+
+
+def test_an_alarm_as_a_file_is_looked_for(run_python: Run) -> None:
+    """An alarm that comes as an opening asks for a file arrives, and is not taken for a file that is not there."""
+    done = run_python(
+        """
+        import sys
+        import saferocks
+
+        def alarm(frame, event, function):
+            global left
+            if event == "c_return" and function.__name__ in ("stat", "lstat"):
+                left -= 1
+                if left == 0:
+                    sys.setprofile(None)
+                    raise TimeoutError
+
+        with saferocks.open("db"):
+            pass
+        for moment in range(1, 100):
+            left = moment
+            try:
+                sys.setprofile(alarm)
+                with saferocks.open("db"):
+                    sys.setprofile(None)
+            except TimeoutError:
+                continue
+            if left > 0:
+                break
+            print(moment, "was lost")
+        print(moment)
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    *lost, moments = done.stdout.splitlines()
+    assert lost == []
+    assert int(moments) > 5
+
+
+def test_an_alarm_as_options_are_asked_for_their_mode(run_python: Run) -> None:
+    """An alarm arrives, and is not taken for what options of the typed mode answer."""
+    done = run_python(
+        """
+        import sys
+        from saferocks import _engine
+
+        def alarm(frame, event, argument):
+            if event == "line" and frame.f_lineno == frame.f_code.co_firstlineno + 3:
+                sys.settrace(None)
+                raise TimeoutError
+            return alarm if frame.f_code is _engine.is_raw.__code__ else None
+
+        options = _engine.new_options(True)
+        sys.settrace(alarm)
+        try:
+            print(_engine.is_raw(options))
+        except TimeoutError:
+            print("arrived", _engine.is_raw(options), _engine.is_raw(_engine.new_options(False)))
+        """
+    )
+    assert (done.stdout, done.stderr) == ("arrived True False\n", "")

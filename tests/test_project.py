@@ -29,6 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     (
         "_process",
         "errors",
+        "_interrupts",
         "events",
         "_settings",
         "_log_reader",

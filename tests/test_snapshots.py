@@ -545,3 +545,14 @@ def test_an_option_that_scans_of_a_snapshot_cannot_share(rows: saferocks.Rdict) 
             snap.items(read_opt=options)
         with snap.keys(read_opt=hints) as keys:
             assert list(keys) == [b"d", b"e"]
+
+
+def test_a_list_among_the_keys_is_no_key(db: saferocks.Rdict) -> None:
+    """A list among several keys is refused by a snapshot in the words of its database, and not looked up key by key."""
+    db[b"a"] = b"1"
+    with db.snapshot() as snap:
+        for look_up in (db.get_many, snap.get_many, snap.get, db.get):
+            with pytest.raises(TypeError, match="key \\[b'a'\\] is list, but this database holds raw bytes"):
+                look_up([[b"a"]])
+        with pytest.raises(TypeError, match="is list"):
+            snap.get_entity([[b"a"]])

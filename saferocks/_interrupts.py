@@ -1,0 +1,48 @@
+"""What signal handlers raise: Ctrl-C, or an error of the program, which may be of any type, an `OSError` among them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from saferocks.errors import EngineError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_PACKAGE = __file__.rpartition("_interrupts")[0]
+
+
+def foreign_traceback(error: BaseException) -> TracebackType | None:
+    """Return the part of an error's traceback that lies below this package's own frames.
+
+    Native code leaves no frame there; a caller's `loads` or `dumps` does, and so does a signal handler.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether an error may come from a signal handler: Ctrl-C, or what a handler of the program has raised.
+
+    That has nothing to do with what it comes out of, which may be anything, and half done. The frame of a handler
+    is not of this package; where nothing of the caller's is called, it can be nothing else's. RocksDB's own errors are
+    none, wherever they come from.
+    """
+    if isinstance(error, EngineError):
+        return False
+    return not isinstance(error, Exception) or foreign_traceback(error) is not None
+
+
+class passing_over(contextlib.suppress):  # noqa: N801 - used as `contextlib.suppress` is
+    """Suppress errors of some types, as `contextlib.suppress` does, but for interrupts."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Suppress the error if it is of one of the types, and no interrupt."""
+        if error is None or is_interrupt(error):
+            return False
+        return super().__exit__(kind, error, traceback)
