@@ -138,14 +138,16 @@ class SnapshotReads(ScanMethods):
         return _engine.call(self._entity, key, default)
 
     def _entity(self, key: Key, default: Any) -> Any:
-        order = _ordering.bounds(self._raw).order
         pinned = self._pinned()
-        with pinned as cursor:
-            pinned.hold(None)
-            cursor.seek(key)
-            if cursor.valid() and order(cursor.key()) == order(key):
-                return cursor.columns()
-            cursor.status()
+        return pinned.use(self._entity_at, pinned, key, default)
+
+    def _entity_at(self, cursor: Any, pinned: PinnedCursor, key: Key, default: Any) -> Any:
+        order = _ordering.bounds(self._raw).order
+        pinned.hold(None)
+        cursor.seek(key)
+        if cursor.valid() and order(cursor.key()) == order(key):
+            return cursor.columns()
+        cursor.status()
         return default
 
     def __contains__(self, key: Key) -> bool:
