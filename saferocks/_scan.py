@@ -219,9 +219,15 @@ def _is_on_this_stack(rows: Any) -> bool:
 
 
 class SharedScanRecord(ScanRecord):
-    """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
+    """The record of a scan of a snapshot, which reads through the snapshot's cursor.
 
-    __slots__ = ()
+    Attributes:
+        outer: The lease of the snapshot, which ends the scan as well.
+    """
+
+    __slots__ = ("outer",)
+
+    outer: Lease | None
 
     def is_referred_to(self) -> bool:
         """Leave that to the snapshot, which goes on referring to its cursor."""
@@ -388,21 +394,21 @@ def _rest(record: ScanRecord, cursor: Any, last: Key) -> Generator[Any, None, bo
     return False
 
 
-def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
+def _pinned_rows(record: SharedScanRecord) -> Generator[Any, None, None]:
     """Yield the rows of a snapshot's scan, read ahead in chunks that start small."""
     pinned, place = record.native, record.place()
     if pinned is None:  # released before the first row; the tail says so
         return
-    lease = record.limit()
+    lease, outer = record.limit(), record.outer
     rows = _FIRST_CHUNK
     try:
         while not pinned.expired and not _is_left(record) and (chunk := pinned.chunk(place, rows)):
-            if lease is None:
+            if lease is None and (outer is None or outer.expire_after is None):
                 yield from chunk
             else:
                 for row in chunk:
                     yield row
-                    if lease.expired:
+                    if pinned.expired or (lease is not None and lease.expired):
                         return
             rows = min(rows * 2, _LAST_CHUNK)
     except GeneratorExit:

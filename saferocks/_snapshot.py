@@ -194,6 +194,7 @@ class SnapshotReads(ScanMethods):
         scan = blank(SCANS[method])
         record = blank(SharedScanRecord)
         record.begin(method, backwards, bounds, from_key)
+        record.outer = self._record.lease
         register(record, self._record.owner, label, 3)
         open_handle(scan, self._anchor, record).acquire(self._pinned, lease)
         return scan
