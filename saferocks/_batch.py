@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _registry
@@ -158,9 +159,11 @@ class BulkWriter(BatchWrites):
         b'row'
     """
 
-    __slots__ = ("_flush_bytes", "_new", "_write")
+    __slots__ = ("_flush_bytes", "_flushing", "_new", "_write")
 
     _flush_bytes: int
+    #: Held from taking a batch to its end: of two threads that took the same one, the second would drop what came next.
+    _flushing: RLock
     _new: Callable[[], Any]
     _write: Callable[[Any, set[ColumnFamily]], None]
 
@@ -185,6 +188,7 @@ class BulkWriter(BatchWrites):
     ) -> None:
         self._raw, self._families, self._family = raw, set(), None
         self._new, self._write, self._flush_bytes = new, write, flush_bytes
+        self._flushing = RLock()
         open_handle(self, parent, BatchRecord(owner, label, bulk=True)).acquire(new, lease)
 
     def flush(self) -> None:
@@ -193,6 +197,12 @@ class BulkWriter(BatchWrites):
         Raises:
             EngineError: If RocksDB refuses; what was gathered is then discarded.
         """
+        if self._ask("is_empty"):
+            return
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         record = self._record
         if self._ask("is_empty"):  # or another thread has written it, and says so
             return

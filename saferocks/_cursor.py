@@ -128,23 +128,33 @@ class PinnedCursor:
         self._owner = 0
         self._holder: object = None
 
-    def __enter__(self) -> Any:
+    def use(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function with the native cursor, and let no other thread use that meanwhile.
+
+        The lock is the context manager itself: Ctrl-C comes neither between its acquisition and the `with`, nor
+        before its release, as it would in methods of ours.
+
+        Raises:
+            ConcurrentUseError: If this thread is using it already, further up its stack.
+            HandleClosedError: If the snapshot has been released.
+        """
         me = threading.get_ident()
         if self._owner == me:  # a decoder or finalizer of this thread came back in: waiting would never end
             raise ConcurrentUseError("a scan of this snapshot is being read by this very thread, further up its stack")
-        self._lock.acquire()
-        self._owner = me
-        native = self.native  # once: a release takes it away without waiting for the lock
-        if native is None:  # the snapshot was released while we waited
-            self.__exit__()
-            if self.expired:
-                raise HandleExpiredError("the lease of the snapshot ran out; give it a longer expire_after")
-            raise HandleClosedError("the snapshot was released; use its scans inside its 'with'")
-        return native
+        with self._lock:
+            try:
+                self._owner = me
+                native = self.native  # once: a release takes it away without waiting for the lock
+                if native is None:  # the snapshot was released while we waited
+                    raise self._released()
+                return work(native, *arguments)
+            finally:
+                self._owner = 0
 
-    def __exit__(self, *_: object) -> None:
-        self._owner = 0
-        self._lock.release()
+    def _released(self) -> HandleClosedError:
+        if self.expired:
+            return HandleExpiredError("the lease of the snapshot ran out; give it a longer expire_after")
+        return HandleClosedError("the snapshot was released; use its scans inside its 'with'")
 
     def is_locked(self) -> bool:
         """Tell whether a call is using the cursor."""
@@ -164,12 +174,14 @@ class PinnedCursor:
         Raises:
             Exception: RocksDB's error, untranslated, if the scan is cut short.
         """
-        with self as cursor:
-            if not self.at(place):
-                self.hold(None)
-                place.seek(cursor)
-            found = place.read(cursor, rows)
-            self.hold(place if found else None)
+        return self.use(self._read_on, place, rows)  # type: ignore[no-any-return]
+
+    def _read_on(self, cursor: Any, place: Place, rows: int) -> list[Any]:
+        if self._holder is not place:
+            self._holder = None
+            place.seek(cursor)
+        found = place.read(cursor, rows)
+        self._holder = place if found else None
         return found
 
 
@@ -255,17 +267,20 @@ class SharedCursor:
         self._order = bounds.order
         self._key: Key = NOTHING
 
-    def _moved(self, method: str, *arguments: Any) -> None:
-        with self._pinned as cursor:
-            getattr(cursor, method)(*arguments)
-            self._note(cursor)
+    # While the native cursor moves its position is nobody's: an interrupt would leave it somewhere else. The key
+    # is set last: a move that was interrupted has not taken place, and the next use seeks back.
 
-    def _note(self, cursor: Any) -> None:
-        self._key = NOTHING
-        self._pinned.hold(self)
+    def _moved(self, method: str, *arguments: Any) -> None:
+        self._pinned.use(self._move, method, arguments)
+
+    def _move(self, cursor: Any, method: str, arguments: tuple[Any, ...]) -> None:
+        self._pinned.hold(None)
+        getattr(cursor, method)(*arguments)
         if cursor.valid():
             self._key = cursor.key()
+            self._pinned.hold(self)
         else:
+            self._key = NOTHING
             cursor.status()  # now: another scan's next move would wipe it out
 
     def _return(self, cursor: Any) -> bool:
@@ -273,19 +288,23 @@ class SharedCursor:
         if self._key is NOTHING:
             return False
         if not self._pinned.at(self):
+            self._pinned.hold(None)
             cursor.seek(self._key)
             self._pinned.hold(self)
         return bool(cursor.valid())
 
     def _stepped(self, method: str) -> None:
-        with self._pinned as cursor:
-            if self._return(cursor):
-                getattr(cursor, method)()
-                self._note(cursor)
+        self._pinned.use(self._step, method)
+
+    def _step(self, cursor: Any, method: str) -> None:
+        if self._return(cursor):
+            self._move(cursor, method, ())
 
     def _read(self, method: str) -> Any:
-        with self._pinned as cursor:
-            return getattr(cursor, method)() if self._return(cursor) else None
+        return self._pinned.use(self._read_row, method)
+
+    def _read_row(self, cursor: Any, method: str) -> Any:
+        return getattr(cursor, method)() if self._return(cursor) else None
 
     def valid(self) -> bool:
         """Tell whether the cursor is on a row."""

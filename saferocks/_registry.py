@@ -36,6 +36,7 @@ _STACK_DEPTH = 8
 _PACKAGE = __file__.rpartition("_registry")[0]
 #: The names of files that are not this package's: to look is a fifth of the time of `startswith`.
 _foreign: set[str] = set()
+_MOST_FOREIGN = 10_000
 _NOWHERE: Site = (None, 0)
 
 
@@ -299,6 +300,8 @@ def _caller(frame: FrameType) -> FrameType:
         if name in _foreign:
             return outer
         if not name.startswith(_PACKAGE):
+            if len(_foreign) >= _MOST_FOREIGN:  # a program that compiles code as it runs has ever new files
+                _foreign.clear()
             _foreign.add(name)
             return outer
         frame, outer = outer, outer.f_back

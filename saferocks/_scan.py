@@ -79,12 +79,12 @@ class ScanRecord(HandleRecord):
 
     Attributes:
         failure: The error that ended the scan, raised again by every later use.
-        reader: The thread whose chain has the token.
+        free: Set while no thread iterates. To unset it is how a thread begins: see `CursorRecord.still`.
+        reader: The thread whose chain has unset `free`.
         rows: The generator of the rows; None until the scan is entered, and once it is over.
-        tokens: Holds one token while no thread iterates.
     """
 
-    __slots__ = ("backwards", "bounds", "failure", "from_key", "method", "reader", "rows", "tokens")
+    __slots__ = ("backwards", "bounds", "failure", "free", "from_key", "method", "reader", "rows")
 
     kind = "iterator"
 
@@ -94,8 +94,8 @@ class ScanRecord(HandleRecord):
     from_key: Key
     failure: BaseException | None
     rows: Any
+    free: None
     reader: int
-    tokens: list[None]
 
     def begin(self, method: str, backwards: bool, bounds: Bounds, from_key: Key) -> None:
         """Fill in what a scan has beside what `register` does; before that."""
@@ -106,7 +106,7 @@ class ScanRecord(HandleRecord):
         self.failure = None
         self.rows = None
         self.reader = 0
-        self.tokens = [None]
+        self.free = None
 
     @property
     def remedy(self) -> str:
@@ -175,7 +175,11 @@ class ScanRecord(HandleRecord):
         """Say how the scan ended, once its generator has."""
         if self.failure is not None:
             return self.failure.with_traceback(None)
-        return StopIteration() if self.reason is EXHAUSTED else self.closed_error()
+        if self.reason is EXHAUSTED:
+            return StopIteration()
+        if self.id in _registry.records and not self.owner.closing and not self.is_expired():  # nobody has released it
+            return _interrupted("an exception")  # which came before the generator's `try`, and so was not noted
+        return self.closed_error()
 
 
 def _close(rows: Any) -> None:
@@ -215,9 +219,15 @@ def _is_on_this_stack(rows: Any) -> bool:
 
 
 class SharedScanRecord(ScanRecord):
-    """The record of a scan of a snapshot, which reads through the snapshot's cursor."""
+    """The record of a scan of a snapshot, which reads through the snapshot's cursor.
 
-    __slots__ = ()
+    Attributes:
+        outer: The lease of the snapshot, which ends the scan as well.
+    """
+
+    __slots__ = ("outer",)
+
+    outer: Lease | None
 
     def is_referred_to(self) -> bool:
         """Leave that to the snapshot, which goes on referring to its cursor."""
@@ -384,21 +394,21 @@ def _rest(record: ScanRecord, cursor: Any, last: Key) -> Generator[Any, None, bo
     return False
 
 
-def _pinned_rows(record: ScanRecord) -> Generator[Any, None, None]:
+def _pinned_rows(record: SharedScanRecord) -> Generator[Any, None, None]:
     """Yield the rows of a snapshot's scan, read ahead in chunks that start small."""
     pinned, place = record.native, record.place()
     if pinned is None:  # released before the first row; the tail says so
         return
-    lease = record.limit()
+    lease, outer = record.limit(), record.outer
     rows = _FIRST_CHUNK
     try:
         while not pinned.expired and not _is_left(record) and (chunk := pinned.chunk(place, rows)):
-            if lease is None:
+            if lease is None and (outer is None or outer.expire_after is None):
                 yield from chunk
             else:
                 for row in chunk:
                     yield row
-                    if lease.expired:
+                    if pinned.expired or (lease is not None and lease.expired):
                         return
             rows = min(rows * 2, _LAST_CHUNK)
     except GeneratorExit:
@@ -426,46 +436,50 @@ def _failed(record: ScanRecord, error: BaseException) -> list[BaseException]:
     if isinstance(failure[0], Exception):
         record.failure = failure[0]
     else:
-        record.failure = IncompleteError(
-            f"Result incomplete: the scan was interrupted by {type(error).__name__}", code=7
-        )
+        record.failure = _interrupted(type(error).__name__)
     return failure
+
+
+def _interrupted(by: str) -> IncompleteError:
+    return IncompleteError(f"Result incomplete: the scan was interrupted by {by}", code=7)
 
 
 class _Tail:
     """What a scan's chain asks once the generator has ended; keeps the handle alive until then.
 
     Only one thread at a time may have a chain: a second one would find the generator running. The
-    first chain of a thread takes the record's token, and gives it back when it is dropped, which a
+    first chain of a thread unsets the record's `free`, and sets it again when it is dropped, which a
     loop does when it ends or is left.
     """
 
-    __slots__ = ("_scan", "_token")
+    __slots__ = ("_is_first", "_scan")
 
     def begin(self, scan: Scan[Any], record: ScanRecord) -> None:
-        """Take the token, or find out who has it."""
+        """Be the one thread that iterates, or find out who is."""
         self._scan = scan
-        self._token: list[None] | None = None
+        self._is_first = False
+        me = get_ident()  # before: after what follows no call is left in which an interrupt could come
         try:
-            record.tokens.pop()  # atomic
-        except IndexError:
-            if record.reader != get_ident() and record.reason is None:
+            del record.free  # atomic
+        except AttributeError:
+            if record.reader != me and record.reason is None:
                 where = _registry.format_site(record.site)
                 raise ConcurrentUseError(
                     f"iterator opened at {where} is being iterated by another thread; open one for each thread"
                 ) from None
         else:
-            record.reader = get_ident()
-            self._token = record.tokens
+            self._is_first = True
+            record.reader = me
 
     def __del__(self) -> None:
         try:
-            token = self._token
-        except AttributeError:  # half-built: it took nothing
+            is_first = self._is_first
+        except AttributeError:  # half-built: it has begun nothing
             return
-        if token is not None:
-            self._scan._record.reader = 0  # first: whoever finds no token looks at this
-            token.append(None)
+        if is_first:
+            record = self._scan._record
+            record.reader = 0  # first: whoever finds it not free looks at this
+            record.free = None
 
     def __iter__(self) -> _Tail:
         return self

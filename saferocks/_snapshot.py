@@ -142,14 +142,16 @@ class SnapshotReads(ScanMethods):
         return _engine.call(self._entity, key, default)
 
     def _entity(self, key: Key, default: Any) -> Any:
-        order = _ordering.bounds(self._raw).order
         pinned = self._pinned()
-        with pinned as cursor:
-            pinned.hold(None)
-            cursor.seek(key)
-            if cursor.valid() and order(cursor.key()) == order(key):
-                return cursor.columns()
-            cursor.status()
+        return pinned.use(self._entity_at, pinned, key, default)
+
+    def _entity_at(self, cursor: Any, pinned: PinnedCursor, key: Key, default: Any) -> Any:
+        order = _ordering.bounds(self._raw).order
+        pinned.hold(None)
+        cursor.seek(key)
+        if cursor.valid() and order(cursor.key()) == order(key):
+            return cursor.columns()
+        cursor.status()
         return default
 
     def __contains__(self, key: Key) -> bool:
@@ -196,6 +198,7 @@ class SnapshotReads(ScanMethods):
         scan = blank(SCANS[method])
         record = blank(SharedScanRecord)
         record.begin(method, backwards, bounds, from_key)
+        record.outer = self._record.lease
         register(record, self._record.owner, label, 3)
         open_handle(scan, self._anchor, record).acquire(self._pinned, lease)
         return scan

@@ -18,10 +18,12 @@ import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import saferocks
+from saferocks._tracebacks import drop_tracebacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,9 @@ PACKAGE = os.path.dirname(saferocks.__file__) + os.sep
 PATH = "db"
 #: More than any of this takes, and less than a close waits for what a frame refers to.
 MOST_SECONDS = 3.0
+#: Seconds for all of it.
+MOST = 150
+ROWS = [(b"k%d" % number, b"v%d" % number) for number in range(10)]
 
 
 class State:
@@ -167,10 +172,81 @@ def makes(db: Any) -> None:
         sys.setprofile(None)
 
 
+def goes_on(use: Callable[[], Any], check: Callable[[], None]) -> None:
+    """Interrupt a use of handles, and while the interrupt is being handled use them again."""
+    try:
+        use()
+    except state.kind:
+        faulthandler.dump_traceback_later(20, exit=True)  # a lock that nobody gives back
+        try:
+            check()
+        except Exception as error:
+            print(f"{state.place}: afterwards {error!r}")
+            drop_tracebacks((error,))
+        faulthandler.dump_traceback_later(MOST, exit=True)
+        raise
+
+
+def cursors_go_on(db: Any) -> None:
+    """Cursors of a snapshot that are used again, and a scan of it that is in the midst of its rows."""
+    with db.snapshot() as snap, snap.items() as items, snap.iter(prefix=b"k") as bounded, snap.iter() as cursor:
+        first = next(items)
+
+        def use() -> None:
+            bounded.seek(b"k5")
+            cursor.seek(b"k5")
+            cursor.next()
+            cursor.value()
+            snap.get_entity(b"k7")
+
+        def check() -> None:
+            expect([first, *items], ROWS)
+            for each in (cursor, bounded):
+                if each.valid():
+                    expect(each.value(), each.key().replace(b"k", b"v"))
+                each.seek(b"k1")
+                each.next()
+                expect((each.key(), each.value()), ROWS[2])
+            expect(snap.get_entity(b"k7"), [(b"", b"v7")])
+
+        goes_on(use, check)
+
+
+def scans_go_on(db: Any) -> None:
+    """Scans that are iterated over again; one that has been cut short says so."""
+    with db.snapshot() as snap, db.items() as plain, db.values(prefix=b"k") as bounded, snap.items() as shared:
+        for scan, rows in ((plain, ROWS), (bounded, [value for _, value in ROWS]), (shared, ROWS)):
+            goes_on(partial(begin_loop, scan), partial(expect_rest, scan, rows))
+
+
+def begin_loop(scan: Any) -> None:
+    """Take a row as a `for` does that is then left."""
+    for _ in scan:
+        break
+
+
+def expect_rest(scan: Any, rows: list[Any]) -> None:
+    """See that a scan goes on with its rows, perhaps without the first, or says what has cut it short."""
+    try:
+        found = list(scan)
+    except (saferocks.IncompleteError, state.kind):
+        return
+    expect(found, rows[-len(found) :] if len(found) >= len(rows) - 1 else rows)  # it may have taken the first
+
+
+def expect(found: Any, expected: Any) -> None:
+    """Fail unless two things are the same."""
+    if found != expected:
+        raise ValueError(f"{found!r} instead of {expected!r}")
+
+
 WORKS: dict[str, Callable[[Any], None]] = {
     function.__name__: function
-    for function in (nothing, fails, reads, cursors, shared, writes, families, scans, follows, opens, makes)
-}
+    for function in (
+        nothing, fails, reads, cursors, shared, writes, families, scans, follows, opens, makes, cursors_go_on,
+        scans_go_on,
+    )
+}  # fmt: skip
 
 
 def carry_out(work: Callable[[Any], None]) -> tuple[bool, Any]:
@@ -208,7 +284,7 @@ def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
     wrong += [f"left in the registry: {handle}" for handle in saferocks.open_handles()]
     try:
         with saferocks.open(PATH) as db, db.keys(prefix=b"k") as keys:
-            if len(list(keys)) != 10:
+            if len(list(keys)) != len(ROWS):
                 wrong.append("rows are missing")
     except saferocks.EngineError as error:
         wrong.append(f"it cannot be opened again: {error}")
@@ -226,8 +302,8 @@ def main(name: str, stride: int, kind: str) -> None:
     logging.getLogger("saferocks").addHandler(logging.NullHandler())
     with saferocks.open(PATH) as db:
         db.create_column_family("f")
-        for number in range(10):
-            db[b"k%d" % number] = b"v"
+        for key, value in ROWS:
+            db[key] = value
     moment, places = 1, 0
     while True:
         state.wanted, state.seen, state.place = moment, 0, ""
@@ -249,5 +325,5 @@ def main(name: str, stride: int, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(150, exit=True)
+    faulthandler.dump_traceback_later(MOST, exit=True)
     main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -112,8 +112,7 @@ class _Scan(_TakenAway, SharedScanRecord):
 def test_a_shared_cursor_taken_away_as_it_is_locked() -> None:
     """A release does not wait for the lock of a snapshot's cursor: who has found it there still has it."""
     found[:] = ["native"]
-    with _Pinned(None) as cursor:
-        assert cursor == "native"
+    assert _Pinned(None).use(lambda cursor: cursor) == "native"
 
 
 def test_a_shared_cursor_taken_away_as_a_scan_asks_for_its_lease() -> None:

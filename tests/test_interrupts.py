@@ -35,6 +35,14 @@ def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stri
     look_at(run_python, work, times * stride * {"follows": 8, "opens": 2}.get(work, 1), kind)
 
 
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 3], ids=["every", "third"])
+@pytest.mark.parametrize("work", ["cursors_go_on", "scans_go_on"])
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", pytest.param("TimeoutError", marks=pytest.mark.slow)])
+def test_what_was_interrupted_can_be_used_again(run_python: Run, kind: str, work: str, stride: int) -> None:
+    """A handle whose user goes on shows the right rows, or says that it was interrupted; it waits for nobody."""
+    look_at(run_python, work, stride, kind)
+
+
 @pytest.mark.parametrize(
     ("kind", "work"),
     [

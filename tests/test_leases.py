@@ -299,6 +299,20 @@ def test_not_one_row_follows_the_end_of_a_lease(
                 next(loop)
 
 
+@pytest.mark.parametrize("own", [None, 50])
+def test_not_one_row_follows_the_end_of_a_snapshots_lease(
+    rows: saferocks.Rdict, clock: MovedClock, own: float | None
+) -> None:
+    """The same holds for a scan whose snapshot's lease has run out, though it has read rows ahead."""
+    with rows.snapshot(expire_after=5) as snap, snap.keys(expire_after=own) as keys:
+        loop = iter(keys)
+        next(loop)
+        snap._record.lease.expired = True  # as the watcher says first of all
+        snap._record.begin_expiry()
+        with pytest.raises(saferocks.HandleExpiredError):
+            next(loop)
+
+
 def test_a_scan_that_is_complete_does_not_expire(rows: saferocks.Rdict, clock: MovedClock, told: Told) -> None:
     """A scan is released at its end, and then has no deadline."""
     with rows.keys(expire_after=5) as keys:

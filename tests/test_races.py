@@ -653,3 +653,37 @@ def test_a_scan_is_never_closed_while_another_thread_executes_it(run_python: Run
     """Python 3.11 and 3.12 may crash then; the release waits until the thread is between two rows."""
     run = run_python(CLOSED_WHILE_EXECUTING, str(seconds))
     assert (run.returncode, run.stderr) == (0, "")
+
+
+BULK_WRITERS = """
+import sys, threading
+import saferocks
+
+sys.setswitchinterval(1e-6)
+written = set()
+
+def write(bulk, first):
+    for number in range(first, 3000, 2):
+        key = b"%05d" % number
+        try:
+            bulk[key] = b"v"
+        except saferocks.HandleClosedError:
+            continue  # the other thread had written the batch, and this one is told
+        written.add(key)
+
+with saferocks.open("db") as db:
+    with db.bulk_writer(flush_bytes=200) as bulk:
+        threads = [threading.Thread(target=write, args=(bulk, first)) for first in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with db.keys() as keys:
+        print(len(written - set(keys)))
+"""
+
+
+def test_two_threads_lose_no_row_of_a_bulk_writer(run_python: Run) -> None:
+    """What either of two threads has written with one bulk writer, without an error, is in the database."""
+    done = run_python(BULK_WRITERS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

@@ -325,6 +325,15 @@ def test_tracking_gives_its_memory_back(db: saferocks.Rdict) -> None:
     assert len(_registry.records) == 1
 
 
+def test_lines_of_ever_new_files_are_not_kept(db: saferocks.Rdict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that compiles code as it runs, as a notebook does, leaves no trace of each file in the registry."""
+    monkeypatch.setattr(_registry, "_MOST_FOREIGN", 100)
+    for number in range(300):
+        exec(compile("with db.iter():\n    pass", f"<cell {number}>", "exec"), {"db": db})  # noqa: S102
+        assert len(_registry._foreign) <= 100
+    assert "<cell 299>" in _registry._foreign
+
+
 def test_opening_takes_as_long_with_many_open(db: saferocks.Rdict) -> None:
     """Opening and releasing takes no longer with 50,000 handles open than with none (within a factor of four)."""
 
