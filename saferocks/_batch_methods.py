@@ -9,8 +9,9 @@ from saferocks import _engine
 from saferocks._batch import BulkWriter, WriteBatch
 from saferocks._batch_writes import BatchWrites, foreign_family
 from saferocks._family_methods import FamilyMethods
-from saferocks._handle import blank, release
+from saferocks._handle import blank
 from saferocks._leases import asked_for
+from saferocks._life import release
 from saferocks._registry import Reason
 from saferocks._settings import INHERITED
 from saferocks.errors import EngineError, ModeMismatchError

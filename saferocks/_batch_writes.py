@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _in_use, _ordering, _registry
-from saferocks._handle import HandleRecord, LeasedHandle, release
+from saferocks._handle import LeasedHandle
+from saferocks._life import HandleRecord, release
 from saferocks._process import forking, see
 from saferocks._registry import PROCESS, Reason
 from saferocks.errors import HandleClosedError, InvalidArgumentError, add_note

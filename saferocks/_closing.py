@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _guard, _in_use, _registry, _telling, events
 from saferocks._cursor import PinnedCursor
-from saferocks._handle import clear_callees, release, take_over, wait_until_unused
+from saferocks._life import clear_callees, release, take_over, wait_until_unused
 from saferocks._registry import Reason
 from saferocks._tally import OUTLIVED, Telling
 from saferocks.errors import BusyError
 
 if TYPE_CHECKING:
-    from saferocks._handle import HandleRecord
+    from saferocks._life import HandleRecord
     from saferocks._owner import DatabaseOwner, FamilyRecord
 
 #: How long a release at the end of a close waits for a thread that is just leaving a call.

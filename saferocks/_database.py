@@ -26,7 +26,8 @@ from saferocks._batch_methods import BatchMethods
 from saferocks._cursor import PinnedCursor
 from saferocks._directory import text_path
 from saferocks._files import Checkpoint
-from saferocks._handle import HandleRecord, blank, note_failure, open_handle, release
+from saferocks._handle import blank, note_failure, open_handle
+from saferocks._life import HandleRecord, release
 from saferocks._options import scan_options
 from saferocks._owner import DatabaseOwner, FamilyRecord
 from saferocks._process import forking, see
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
     from saferocks._directory import StrPath
     from saferocks._engine import Options
-    from saferocks._handle import HandleRecord, Scope, blank
+    from saferocks._handle import Scope, blank
+    from saferocks._life import HandleRecord
     from saferocks._options import AccessType
     from saferocks._settings import Duration, Policy, Trace
     from saferocks.inspection import AuditReport, HandleInfo, MemoryUsage

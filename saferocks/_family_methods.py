@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from saferocks import _directory, _engine, _in_use, _registry
 from saferocks._column_family import FamilyAccess
 from saferocks._family_handle import ColumnFamily, open_family_handle
-from saferocks._handle import open_handle, release, wait_until_unused
+from saferocks._handle import open_handle
+from saferocks._life import release, wait_until_unused
 from saferocks._owner import FamilyRecord
 from saferocks._registry import Reason
 from saferocks.errors import ColumnFamilyNotFoundError, InvalidArgumentError

@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine
-from saferocks._handle import Handle, HandleRecord, LeasedHandle, open_handle
+from saferocks._handle import Handle, LeasedHandle, open_handle
 from saferocks._interrupts import is_interrupt, passing_over
 from saferocks._leases import asked_for
+from saferocks._life import HandleRecord
 from saferocks._owner import InstanceRecord
 from saferocks._process import forking, see
 from saferocks._registry import PROCESS

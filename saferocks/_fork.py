@@ -24,7 +24,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _leases, _process, _registry, _totals, _watch, events
-from saferocks._handle import HandleRecord
+from saferocks._life import HandleRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

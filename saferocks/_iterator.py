@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _in_use, _registry
 from saferocks._cursor import BoundedCursor, SharedCursor
-from saferocks._handle import HandleRecord, LeasedHandle, release
+from saferocks._handle import LeasedHandle
+from saferocks._life import HandleRecord, release
 from saferocks._process import see
 from saferocks._registry import Reason
 from saferocks.errors import ConcurrentUseError, InvalidArgumentError, SaferocksError

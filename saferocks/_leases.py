@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from saferocks._bound import Bound
-    from saferocks._handle import HandleRecord
+    from saferocks._life import HandleRecord
     from saferocks._registry import Owner, Record, Site
     from saferocks._settings import Duration
 

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _registry
+from saferocks._instance import Following, Opened
 from saferocks._options import AccessType
 from saferocks._owner import DatabaseOwner
-from saferocks._secondary import Following, Opened, look, open_settled
+from saferocks._secondary import look, open_settled
 from saferocks._settings import lease_defaults, policy_or_none, seconds, trace_or_none
 from saferocks.errors import InvalidArgumentError, IOFailedError, LockedError, ModeMismatchError
 

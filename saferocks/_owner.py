@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _in_use, _registry
 from saferocks._engine import DatabaseClosedError
-from saferocks._handle import HandleRecord
+from saferocks._life import HandleRecord
 from saferocks._registry import Owner, Reason
 from saferocks._settings import INHERITED, expect_leases
 from saferocks._views import Changes
@@ -19,9 +19,9 @@ from saferocks.errors import ColumnFamilyDroppedError, ReadOnlyError, SaferocksE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from saferocks._instance import Following
     from saferocks._options import AccessType
     from saferocks._registry import State
-    from saferocks._secondary import Following
     from saferocks._settings import Duration, Policy, Trace
 
 #: Seconds between looks at calls in flight.

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saferocks import _closing, _guard, _registry, _watch, events
-from saferocks._handle import release
+from saferocks._life import release
 from saferocks._registry import Reason
 from saferocks._tally import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from saferocks._handle import HandleRecord
+    from saferocks._life import HandleRecord
     from saferocks._watch import Watch
     from saferocks.errors import Leak
 

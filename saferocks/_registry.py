@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
     from saferocks._bound import Bound
-    from saferocks._leases import Lease
     from saferocks._settings import Duration, Policy, Trace
 
 #: A place in the code, as a code object and an instruction offset; cheap to take, formatted late.
@@ -201,7 +200,7 @@ class Record:
     opened: float
     thread: int
     label: str | None
-    lease: Lease | None
+    lease: Any
     direct: Any
     is_plain: bool
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from saferocks import _engine, _registry
 from saferocks._cursor import NOTHING, PinnedCursor, Place
-from saferocks._handle import HandleRecord, LeasedHandle, blank, release
+from saferocks._handle import LeasedHandle, blank
 from saferocks._iterator import join_snapshot
+from saferocks._life import HandleRecord, release
 from saferocks._process import forking, see
 from saferocks._registry import EXHAUSTED
 from saferocks.errors import BusyError, ConcurrentUseError, IncompleteError

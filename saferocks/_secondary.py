@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _in_use, _manifest, _registry
-from saferocks._handle import release
+from saferocks._instance import Following, Opened, Seen
 from saferocks._interrupts import passing_over
+from saferocks._life import release
 from saferocks._owner import FamilyRecord, InstanceRecord
 from saferocks._registry import Reason
 from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedError
@@ -24,28 +24,11 @@ from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedEr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from saferocks._engine import Options
     from saferocks._options import AccessType
     from saferocks._owner import DatabaseOwner
 
 #: How often, and for how many seconds, a secondary is opened anew because its primary has flushed in the midst of it.
 OPENING_ATTEMPTS, OPENING_SECONDS = 1000, 10.0
-
-
-class Seen(NamedTuple):
-    """What tells whether a primary has done anything but to write to its log.
-
-    Attributes:
-        name: The name of its MANIFEST.
-        size: The size of that.
-        number: The number of the file.
-        changed: When it was changed last, in nanoseconds.
-    """
-
-    name: str
-    size: int
-    number: int
-    changed: int
 
 
 def look(path: str) -> Seen | None:
@@ -58,40 +41,6 @@ def look(path: str) -> Seen | None:
             raise
         return None
     return Seen(name, status.st_size, status.st_ino, status.st_mtime_ns)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An open native database.
-
-    Attributes:
-        native: The native object.
-        options: The options in force for the database and its default column family.
-        raw: Whether it holds raw bytes.
-        families: The options of the column families that it was opened with, by name.
-        seen: What its MANIFEST was like just before it was opened.
-        following: For a secondary: how it goes on.
-    """
-
-    native: Any
-    options: Options
-    raw: bool
-    families: dict[str, Options]
-    seen: Seen | None
-    following: Following | None = None
-
-
-@dataclass(frozen=True)
-class Following:
-    """How a secondary goes on.
-
-    Attributes:
-        seen: What its primary's MANIFEST was like before it was opened.
-        open_anew: Opens another native instance of it.
-    """
-
-    seen: Seen | None
-    open_anew: Callable[[], Opened]
 
 
 def open_settled(path: str, access: AccessType, open_once: Callable[[], Opened], *, again: bool) -> Opened:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from saferocks import _engine, _in_use, _ordering, _registry
 from saferocks._cursor import NOTHING, PinnedCursor
-from saferocks._handle import HandleRecord, LeasedHandle, blank, open_handle, release
+from saferocks._handle import LeasedHandle, blank, open_handle
 from saferocks._iterator import RdictIter, SharedCursorRecord
 from saferocks._leases import asked_for
+from saferocks._life import HandleRecord, release
 from saferocks._registry import Reason, register
 from saferocks._scan import SCANS, SharedScanRecord
 from saferocks._scan_methods import ScanMethods

@@ -26,7 +26,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import saferocks
-from saferocks import _handle
+from saferocks import _handle, _life
 from saferocks._registry import Reason
 from saferocks._tracebacks import drop_tracebacks
 
@@ -337,7 +337,7 @@ def close(world: World) -> None:
 
 #: What another thread does, to a handle `h` in a world `w`.
 RELEASES: dict[str, Callable[[Any, World], Any]] = {
-    "release": lambda h, w: _handle.release(h._record, Reason.EXITED),
+    "release": lambda h, w: _life.release(h._record, Reason.EXITED),
     "leaving": lambda h, w: leave(h),
     "expiry": lambda h, w: expire(h),
     "close": lambda h, w: close(w),

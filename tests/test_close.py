@@ -1131,14 +1131,14 @@ def test_a_handle_that_is_kept_keeps_nothing_native_of_its_closed_database(path:
 INTERRUPTED_RELEASE = """
     import inspect, logging, sys, warnings
     import saferocks
-    from saferocks import _handle, _scan, _snapshot
+    from saferocks import _life, _scan, _snapshot
 
     logging.disable()
     warnings.simplefilter("ignore")
     # From which line on, for each of them. A `try:`, and what a `finally` sets, cannot be interrupted: signal handlers
     # run at calls and in loops.
     BODIES = {
-        _handle.release: "record.reason = reason",
+        _life.release: "record.reason = reason",
         _scan.ScanRecord.dispose: "rows = ",
         _scan._close: "deadline = ",
         _snapshot.SnapshotRecord.dispose: "reason = ",

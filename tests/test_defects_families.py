@@ -10,7 +10,7 @@ import pytest
 import rocksdict
 
 import saferocks
-from saferocks._handle import release
+from saferocks._life import release
 from saferocks._registry import Reason
 
 if TYPE_CHECKING:

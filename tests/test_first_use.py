@@ -9,7 +9,7 @@ import pytest
 import saferocks
 from saferocks import _guard, _handle
 from saferocks._cursor import PinnedCursor
-from saferocks._handle import HandleRecord, release
+from saferocks._life import HandleRecord, release
 from saferocks._registry import Reason
 from saferocks._scan import SharedScanRecord
 

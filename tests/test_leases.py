@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import saferocks
-from saferocks import _batch_writes, _deadlines, _files, _guard, _handle, _leases, _registry, _settings, _watch
+from saferocks import _batch_writes, _deadlines, _files, _guard, _leases, _life, _registry, _settings, _watch
 from saferocks._iterator import join_snapshot
 from saferocks.inspection import pending_deadlines
 
@@ -1017,7 +1017,7 @@ def test_released_while_its_lease_begins(
     """A handle that is released before its lease has begun leaves no deadline, and its opener says so."""
 
     def now_and_release() -> float:
-        _handle.release(list(_registry.records.values())[-1], _registry.Reason.DATABASE_CLOSED)  # type: ignore[arg-type]
+        _life.release(list(_registry.records.values())[-1], _registry.Reason.DATABASE_CLOSED)  # type: ignore[arg-type]
         return clock.time
 
     with monkeypatch.context() as patched:

@@ -204,7 +204,7 @@ def test_releases_are_not_counted_before_anybody_asks(db: saferocks.Rdict, monke
     """Until the first collector a release does no more than look whether there is one."""
     with monkeypatch.context() as patched:
         patched.setattr(_totals, "counting", [])
-        patched.setattr("saferocks._handle.counting", _totals.counting)
+        patched.setattr("saferocks._life.counting", _totals.counting)
         patched.setattr(_totals.Totals, "released", lambda *_: pytest.fail("counted"))
         with db.items():
             pass

@@ -10,7 +10,7 @@ import pytest
 
 import saferocks
 from saferocks import _views
-from saferocks._handle import HandleRecord, release
+from saferocks._life import HandleRecord, release
 from saferocks._registry import Reason, records
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import saferocks
-from saferocks import _closing, _guard, _handle, _reckoning, _registry, _tally, _watch
+from saferocks import _closing, _guard, _handle, _life, _reckoning, _registry, _tally, _watch
 from saferocks._watch import Watch
 from tests.intrusions import run_with_intrusion
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 #: Where one of the two is stopped.
-FILES = {module.__file__ for module in (_closing, _guard, _handle, _reckoning, _registry, _tally)}
+FILES = {module.__file__ for module in (_closing, _guard, _handle, _life, _reckoning, _registry, _tally)}
 #: Every how many instructions one of the two is stopped: less than any hole was wide; at every one no more was found.
 STRIDE = 9
 
