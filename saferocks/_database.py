@@ -394,7 +394,8 @@ class Rdict(BatchMethods):
         Raises:
             NotSupportedError: If the database is no secondary.
             CorruptionError: If files of the primary are damaged or missing (D23).
-            BusyError: If the primary flushes again and again before it is read.
+            BusyError: If the primary flushes again and again before it is read. (While it flushes faster than RocksDB
+                reads its MANIFEST, hundreds of times a second, this does not return.)
             EngineError: If the primary cannot be read. The database goes on showing what it showed before, after
                 this as after the errors above, but for what is said there.
         """
