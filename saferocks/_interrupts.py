@@ -29,9 +29,10 @@ def is_interrupt(error: BaseException) -> bool:
 
     That has nothing to do with what it comes out of, which may be anything, and half done. The frame of a handler
     is not of this package; where nothing of the caller's is called, it can be nothing else's. RocksDB's own errors are
-    none, wherever they come from.
+    none, wherever they come from, nor are those of the system that name a file: what watches a program may have put
+    a function of its own in place of `open`.
     """
-    if isinstance(error, EngineError):
+    if isinstance(error, EngineError) or (isinstance(error, OSError) and error.filename is not None):
         return False
     return not isinstance(error, Exception) or foreign_traceback(error) is not None
 

@@ -1230,6 +1230,7 @@ def test_who_asks_in_the_midst_of_a_close_gets_no_bare_error(
     child = run_python(f"""
         import ctypes, functools, signal
         import saferocks
+        from saferocks import _registry
 
         with saferocks.open("db") as db:
             for number in range(9):
@@ -1247,6 +1248,8 @@ def test_who_asks_in_the_midst_of_a_close_gets_no_bare_error(
                 signal.signal(signal.SIGUSR1, ask)
                 interrupt = functools.partial(getattr(ctypes.CDLL(None), "raise"), signal.SIGUSR1)
                 close = functools.partial(scan._record.rows.close)
-                list(map(functools.partial.__call__, [interrupt, close]))
+                claim = functools.partial(_registry.records.pop, scan._record.id)  # as a release does first
+                claimed, *_ = list(map(functools.partial.__call__, [claim, interrupt, close]))
+                _registry.records[claimed.id] = claimed
     """)
     assert (child.returncode, child.stdout, child.stderr) == (0, "HandleClosedError\n", "")
