@@ -68,6 +68,14 @@ def is_there(path: str) -> bool:
     return False
 
 
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a directory from all others, by whichever link it is reached; None where there is none."""
+    with passing_over(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 @dataclass(frozen=True)
 class Directory:
     """A directory as it was found.

@@ -299,12 +299,14 @@ def _held_here(path: str) -> LockedError:
 
 def _opened_at(path: str) -> str | None:
     """Say on which line this process has opened a database for writing that is open still; None if it has not."""
-    directory = os.path.realpath(path)
+    directory = _directory.identity(path)
     for record in list(_registry.records.values()):
         owner = record.owner
         # what has nothing native yet is the opening that was refused
         if record.kind != "database" or record.native is None or not isinstance(owner, DatabaseOwner):
             continue
-        if owner.access.writes and os.path.realpath(owner.directory) == directory:
+        if not owner.access.writes:
+            continue
+        if owner.directory == path or (directory is not None and _directory.identity(owner.directory) == directory):
             return f"in this process, opened at {_registry.format_site(record.site)}"
     return None

@@ -162,7 +162,7 @@ def opens(db: Any) -> None:
         log.unlink()
     with saferocks.open(PATH, access_type=saferocks.AccessType.secondary("following")) as secondary:
         sys.setprofile(None)
-        assert secondary[b"k1"] == b"v"
+        assert secondary[b"k1"] == b"v1"
 
 
 def makes(db: Any) -> None:

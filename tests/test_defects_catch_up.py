@@ -605,7 +605,7 @@ READERS = """
 
 @pytest.mark.parametrize(
     ("rounds", "interval"),
-    [(60, 0.005), (60, 1e-6), pytest.param(3000, 1e-5, marks=pytest.mark.slow)],
+    [(60, 0.005), (60, 1e-6), pytest.param(300, 1e-5, marks=pytest.mark.slow)],
     ids=["usual", "eager", "long"],
 )
 def test_d26_readers_never_go_back(run_race: Run, rounds: int, interval: float) -> None:

@@ -213,6 +213,24 @@ def test_a_database_is_not_opened_twice_by_a_link(db: saferocks.Rdict, path: str
         assert again[b"key"] == b"value"
 
 
+def test_a_program_may_watch_what_is_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a program has put a function of its own in place of `open`, a missing file is what it is without."""
+    opener = open
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        return opener(*arguments, **more)
+
+    monkeypatch.setattr("builtins.open", watched)
+    with saferocks.open(path) as db:
+        db[b"k"] = b"v"
+    with saferocks.open(path) as db:
+        assert db[b"k"] == b"v"
+    for manifest in Path(path).glob("MANIFEST-*"):
+        manifest.unlink()
+    with pytest.raises(saferocks.CorruptionError, match="does not name a readable MANIFEST"):
+        saferocks.open(path)
+
+
 def test_waiting_for_a_lock_leaves_the_holders_directory_alone(db: saferocks.Rdict, path: str) -> None:
     """An open that waits for a database and gives up leaves no file behind, and the holder's LOG in its place."""
     before = {file.name: file.stat().st_ino for file in Path(path).iterdir()}
