@@ -1131,7 +1131,7 @@ def test_a_handle_that_is_kept_keeps_nothing_native_of_its_closed_database(path:
 INTERRUPTED_RELEASE = """
     import inspect, logging, sys, warnings
     import saferocks
-    from saferocks import _life, _scan, _snapshot
+    from saferocks import _life, _rows, _scan, _snapshot
 
     logging.disable()
     warnings.simplefilter("ignore")
@@ -1140,7 +1140,7 @@ INTERRUPTED_RELEASE = """
     BODIES = {
         _life.release: "record.reason = reason",
         _scan.ScanRecord.dispose: "rows = ",
-        _scan._close: "deadline = ",
+        _rows.close: "deadline = ",
         _snapshot.SnapshotRecord.dispose: "reason = ",
     }
     OPENERS = (

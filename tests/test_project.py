@@ -59,6 +59,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("_life", "_handle", "_leases", "_fork"),
     (
         "_iterator",
+        "_rows",
         "_scan",
         "_scan_methods",
         "_snapshot",

@@ -608,7 +608,7 @@ def test_finalizers_inside_every_call(run_race: Run, rounds: int) -> None:
 
 CLOSED_WHILE_EXECUTING = """
     import faulthandler, sys, threading, time
-    from saferocks._scan import _close
+    from saferocks._rows import close as close_rows
 
     faulthandler.dump_traceback_later(60, exit=True)
     sys.setswitchinterval(1e-6)
@@ -631,7 +631,7 @@ CLOSED_WHILE_EXECUTING = """
 
     def close():
         while found := current[:1]:
-            _close(found[0])
+            close_rows(found[0])
 
     current = [rows()]
     threads = [threading.Thread(target=close, daemon=True) for _ in range(2)]
