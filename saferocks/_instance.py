@@ -37,6 +37,7 @@ class Opened:
         raw: Whether it holds raw bytes.
         families: The options of the column families that it was opened with, by name.
         seen: What its MANIFEST was like just before it was opened.
+        remade: The column families of a secondary that had been dropped and made again by then.
         following: For a secondary: how it goes on.
     """
 
@@ -45,6 +46,7 @@ class Opened:
     raw: bool
     families: dict[str, Options]
     seen: Seen | None
+    remade: frozenset[str] = frozenset()
     following: Following | None = None
 
 
@@ -54,8 +56,11 @@ class Following:
 
     Attributes:
         seen: What its primary's MANIFEST was like before it was opened.
+        remade: The column families that had been dropped and made again by then: with any, RocksDB's own catch-up
+            crashes (D27).
         open_anew: Opens another native instance of it.
     """
 
     seen: Seen | None
+    remade: frozenset[str]
     open_anew: Callable[[], Opened]

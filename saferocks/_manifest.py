@@ -68,6 +68,7 @@ class Manifest:
         files: All SST files that are needed.
         blobs: The numbers of all blob files that are needed.
         oldest_log: The lowest number of a write-ahead log that is needed.
+        remade: The names under which there was another column family before, which was dropped.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Manifest:
     files: tuple[LiveFile, ...]
     blobs: frozenset[int]
     oldest_log: int
+    remade: frozenset[str]
 
 
 def read_manifest(directory: str, moment: tuple[str, int] | None = None) -> Manifest:
@@ -90,12 +92,13 @@ def read_manifest(directory: str, moment: tuple[str, int] | None = None) -> Mani
     """
     name, data = _read(directory) if moment is None else (moment[0], _read_head(directory, *moment))
     families: dict[int, Family] = {}
+    dropped: set[str] = set()
     try:
         for record in _records(data):
-            _apply(_Reader(record), families)
+            _apply(_Reader(record), families, dropped)
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise CorruptionError(f"Corruption: {name} of {directory!r} is damaged ({error!r})", code=2) from error
-    return _summed_up(name, families)
+    return _summed_up(name, families, dropped)
 
 
 def _read(directory: str) -> tuple[str, bytes]:
@@ -129,7 +132,7 @@ def current_name(directory: str) -> str:
     return name
 
 
-def _summed_up(name: str, families: dict[int, Family]) -> Manifest:
+def _summed_up(name: str, families: dict[int, Family], dropped: set[str]) -> Manifest:
     return Manifest(
         name=name,
         families={each.name: each.comparator for each in families.values()},
@@ -140,6 +143,7 @@ def _summed_up(name: str, families: dict[int, Family]) -> Manifest:
         ),
         blobs=frozenset(number for each in families.values() for number, left in each.blobs.items() if left > 0),
         oldest_log=min((each.log_number for each in families.values()), default=0),
+        remade=frozenset(each.name for each in families.values() if each.name in dropped),
     )
 
 
@@ -220,12 +224,13 @@ class _Edit:
     garbage: dict[int, int] = field(default_factory=dict)
 
 
-def _apply(reader: _Reader, families: dict[int, Family]) -> None:
+def _apply(reader: _Reader, families: dict[int, Family], dropped: set[str]) -> None:
     edit = _Edit()
     while reader.at < len(reader.data):
         _read_tag(reader.varint(), reader, edit)
     if edit.dropped:
-        families.pop(edit.family, None)
+        if edit.family in families:
+            dropped.add(families.pop(edit.family).name)
         return
     if edit.added is not None or edit.family not in families:
         families[edit.family] = Family(edit.added or "default")

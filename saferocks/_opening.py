@@ -165,7 +165,9 @@ def _open_secondary(request: Request, default_raw: bool, before: Opened | None) 
     open_once = partial(_open_once, request, default_raw, before)
     opened = open_settled(request.path, request.access, open_once, again=before is not None)
     like = replace(opened, native=None)
-    return replace(opened, following=Following(opened.seen, partial(_open_secondary, request, default_raw, like)))
+    return replace(
+        opened, following=Following(opened.seen, opened.remade, partial(_open_secondary, request, default_raw, like))
+    )
 
 
 def _open_once(request: Request, default_raw: bool, before: Opened | None) -> Opened:

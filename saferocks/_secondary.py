@@ -2,15 +2,17 @@
 
 RocksDB's own catch-up leaves rows in the secondary's memtables that it had read from a write-ahead log. Where the
 primary has since overwritten and flushed them, they hide what is in the SST files. So it is used only while the
-MANIFEST is as it was, which is to say while the primary has flushed and compacted nothing. Otherwise a new native
-instance takes the place of the old one: the database, its column families and its checkpoints go over to it, and
-open scans go on in the old one, which lasts as long as they do.
+MANIFEST is as it was, which is to say while the primary has flushed and compacted nothing; and never where that says
+that a column family was dropped and made again, with which it crashes (D27). Otherwise a new native instance takes the
+place of the old one: the database, its column families and its checkpoints go over to it, and open scans go on in the
+old one, which lasts as long as they do.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from saferocks import _directory, _engine, _in_use, _manifest, _registry
@@ -24,6 +26,7 @@ from saferocks.errors import BusyError, CorruptionError, EngineError, IOFailedEr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from saferocks._manifest import Manifest
     from saferocks._options import AccessType
     from saferocks._owner import DatabaseOwner
 
@@ -83,8 +86,7 @@ def _try_to_open(path: str, open_once: Callable[[], Opened]) -> Opened | None:
     try:
         opened = open_once()
         if look(path) == opened.seen:
-            _check_whole(opened, path)
-            return opened
+            return _checked(opened, path)
     except EngineError:
         if look(path) == before:
             raise
@@ -100,17 +102,21 @@ def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
             os.unlink(os.path.join(path, name))
 
 
-def _check_whole(opened: Opened, path: str) -> None:
+def _checked(opened: Opened, path: str) -> Opened:
     """Refuse a secondary that shows an older state, or none, because files are damaged (D23).
 
     RocksDB's secondary silently goes back to the last state whose files are all whole.
+
+    Returns:
+        The secondary, with what its MANIFEST tells.
 
     Raises:
         CorruptionError: If files are missing; or others, because the primary has moved on in between.
     """
     try:
         files = frozenset(os.path.basename(name) for name in _engine.file_names(opened.native))
-        expected = _files_in_manifest(opened, path)
+        manifest = _manifest_of(opened, path)
+        expected = frozenset(file.name for file in manifest.files if file.family in opened.families)
         if files != expected:
             raise CorruptionError(
                 f"Corruption: the secondary of {path!r} does not see files {sorted(expected - files)!r} that the "
@@ -118,22 +124,22 @@ def _check_whole(opened: Opened, path: str) -> None:
                 "more",
                 code=2,
             )
+        return replace(opened, remade=manifest.remade & opened.families.keys())
     except BaseException:
         _in_use.close_native(opened.native, time.monotonic())
         raise
 
 
-def _files_in_manifest(opened: Opened, path: str) -> frozenset[str]:
-    """Return the names of the SST files that the MANIFEST had for the column families of a secondary, as it saw it."""
+def _manifest_of(opened: Opened, path: str) -> Manifest:
+    """Return what the MANIFEST said when a secondary was opened."""
     if opened.seen is None:
         raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read", code=5)
     try:
-        manifest = _manifest.read_manifest(path, opened.seen[:2])
+        return _manifest.read_manifest(path, opened.seen[:2])
     except OSError as error:
         if _engine.is_interrupt(error):
             raise
         raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read: {error}", code=5) from None
-    return frozenset(file.name for file in manifest.files if file.family in opened.families)
 
 
 def catch_up(main: FamilyRecord) -> None:
@@ -166,7 +172,7 @@ def _catch_up(main: FamilyRecord) -> None:
 def _catch_up_in_place(main: FamilyRecord, following: Following) -> bool:
     """Let RocksDB catch up; False where the database has to be opened anew."""
     path = main.owner.directory
-    if look(path) != following.seen:
+    if following.remade or look(path) != following.seen:
         return False
     try:
         _engine.call(main.live.try_catch_up_with_primary)

@@ -1,4 +1,4 @@
-"""D26: a secondary goes on showing overwritten rows after it has caught up with its primary."""
+"""D26, D27: a secondary that catches up goes on showing overwritten rows, or crashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import rocksdict
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import saferocks
-from saferocks import _engine, _owner, _secondary
+from saferocks import _engine, _manifest, _owner, _secondary
 from saferocks._files import CheckpointRecord
 from saferocks._owner import FamilyRecord
 from tests.systems import needs_fork
@@ -100,6 +100,79 @@ def test_d26_canary_a_catch_up_shows_overwritten_rows(bare: rocksdict.Rdict, pat
     found = secondary.get([b"old", b"gone"])
     secondary.close()
     assert found == [b"1", b"1"], "D26 is mended: _secondary.catch_up may leave all to try_catch_up_with_primary"
+
+
+@pytest.mark.parametrize("since", ["", "t[b'a'] = b'2'", "t.flush()"], ids=["idle", "logged", "flushed"])
+def test_d27_a_column_family_that_was_made_again(run_python: Run, since: str) -> None:
+    """A secondary of a database that has dropped a column family and made it again catches up, time and again."""
+    done = run_python(
+        f"""
+        import saferocks
+        for number in range(12):
+            with saferocks.open("db%d" % number) as db:
+                db.create_column_family("t")[b"a"] = b"0"
+                db.drop_column_family("t")
+                t = db.create_column_family("t")
+                t[b"a"] = b"1"
+                access = saferocks.AccessType.secondary("secondary%d" % number)
+                with saferocks.open("db%d" % number, access_type=access) as secondary:
+                    for _ in range(3):
+                        secondary.try_catch_up_with_primary()
+                        assert secondary.get_column_family("t")[b"a"] == b"1"
+                    {since}
+                    secondary.try_catch_up_with_primary()
+                    assert secondary.get_column_family("t")[b"a"] == t[b"a"]
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_d27_canary_a_catch_up_crashes(run_python: Run) -> None:
+    """In RocksDB, the catch-up of a secondary that has found a column family made again ends the process."""
+    done = run_python(
+        """
+        from rocksdict import AccessType, Options, Rdict
+
+        def raw():
+            return Options(raw_mode=True)
+
+        for number in range(40):
+            path = "db%d" % number
+            db = Rdict(path, raw())
+            db.create_column_family("t", raw())
+            db.drop_column_family("t")
+            db.create_column_family("t", raw())
+            families = {"default": raw(), "t": raw()}
+            secondary = Rdict(path, raw(), column_families=families, access_type=AccessType.secondary(path + "s"))
+            for _ in range(5):
+                secondary.try_catch_up_with_primary()
+            secondary.close()
+            db.close()
+        print("survived")
+        """
+    )
+    assert (done.returncode, done.stdout) == (-11, ""), "D27 is mended: `remade` in _secondary and _manifest can go"
+
+
+def test_d27_a_column_family_that_was_made_once_takes_no_new_instance(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the primary has been opened again since, or another column family was dropped, RocksDB catches up."""
+    with saferocks.open(path) as db:
+        for _ in range(2):
+            db.create_column_family("t")
+            db.drop_column_family("t")
+        db.create_column_family("t")
+        assert _manifest.read_manifest(path).remade == {"t"}
+    with saferocks.open(path) as db:
+        db.create_column_family("gone")
+        db.drop_column_family("gone")
+        assert _manifest.read_manifest(path).remade == set()
+        with open_secondary(path) as secondary:
+            monkeypatch.setattr("saferocks._secondary._open_anew", lambda *_: pytest.fail("opened anew"))
+            db.get_column_family("t")[b"k"] = b"1"
+            secondary.try_catch_up_with_primary()
+            assert secondary.get_column_family("t")[b"k"] == b"1"
 
 
 def test_d26_rows_of_the_log_alone_take_no_new_instance(
