@@ -790,7 +790,7 @@ COMMON = settings(
     print_blob=True,
 )
 QUICK = settings(COMMON, max_examples=70, derandomize=True, phases=(Phase.generate, Phase.shrink))
-SLOW = settings(COMMON, max_examples=500, stateful_step_count=80, phases=(Phase.generate, Phase.shrink))
+SLOW = settings(COMMON, max_examples=250, stateful_step_count=80, phases=(Phase.generate, Phase.shrink))
 
 
 @pytest.mark.about_leaks
