@@ -72,7 +72,8 @@ def identity(path: str) -> tuple[int, int] | None:
     """Return what tells a directory from all others, by whichever link it is reached; None where there is none."""
     with passing_over(OSError):
         found = os.stat(path)
-        return found.st_dev, found.st_ino
+        if found.st_ino:  # some file systems number nothing
+            return found.st_dev, found.st_ino
     return None
 
 

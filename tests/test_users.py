@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,23 @@ def test_a_database_is_not_opened_twice_by_a_link(db: saferocks.Rdict, path: str
     db.close()
     with saferocks.open(linked) as again:
         assert again[b"key"] == b"value"
+
+
+def test_databases_on_a_file_system_without_numbers_are_told_apart(
+    db: saferocks.Rdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all files have the same number, 0, another database is not taken for one that is open."""
+    stat = os.stat
+
+    def unnumbered(path: Any, *arguments: Any, **more: Any) -> os.stat_result:
+        mode, _, *rest = stat(path, *arguments, **more)
+        return os.stat_result((mode, 0, *rest))
+
+    monkeypatch.setattr(os, "stat", unnumbered)
+    with saferocks.open(tmp_path / "other") as other:
+        other[b"k"] = b"v"
+    with saferocks.open(tmp_path / "other") as other:
+        assert (other.get(b"k"), db.get(b"k")) == (b"v", None)
 
 
 def test_a_program_may_watch_what_is_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
