@@ -181,6 +181,7 @@ class Rdict(BatchMethods):
         owner.options = opened.options
         owner.following = opened.following
         owner.families = set(opened.families)
+        owner.identity = _directory.identity(owner.directory)
         owner.plain_tables = _directory.plain_tables(owner.directory)
         if not (opened.raw or request.allow_pickle):
             owner.dumps = self._record.dumps = _engine.refuse_pickle_dumps
@@ -388,6 +389,7 @@ class Rdict(BatchMethods):
         Column families that the primary has made since are there from then on. Open scans go on as they were opened.
         Where the primary has flushed or compacted, this opens the database anew in the place of RocksDB's own
         catch-up, which would go on showing rows that were overwritten (D26). That takes about as long as to open it.
+        Where a column family has been dropped and made again, each catch-up does so, until the primary is opened again.
         If the primary flushes in the midst of RocksDB's own catch-up, point reads may meet rows of before beside rows
         of now until the new instance is there; if that fails, until a catch-up succeeds.
 

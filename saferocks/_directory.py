@@ -55,25 +55,27 @@ def text_path(path: object) -> str:
 
 def is_directory(path: str) -> bool:
     """Tell whether there is a directory, as `os.path.isdir` does, but for interrupts."""
-    with passing_over(OSError):
+    with passing_over(OSError, path=path):
         return stat.S_ISDIR(os.stat(path).st_mode)
     return False
 
 
 def is_there(path: str) -> bool:
     """Tell whether there is anything, as `os.path.lexists` does, but for interrupts."""
-    with passing_over(OSError):
+    with passing_over(OSError, path=path):
         os.lstat(path)
         return True
     return False
 
 
-def identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a directory from all others, by whichever link it is reached; None where there is none."""
-    with passing_over(OSError):
+def identity(path: str) -> tuple[int, int] | str | None:
+    """Return what tells a directory from all others, by whichever link it is reached; None where there is none.
+
+    That is its number; where the file system numbers nothing, its path without links, which others may come to have.
+    """
+    with passing_over(OSError, path=path):
         found = os.stat(path)
-        if found.st_ino:  # some file systems number nothing
-            return found.st_dev, found.st_ino
+        return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
     return None
 
 
@@ -148,7 +150,7 @@ def _check_config(path: str) -> None:
     Raises:
         CorruptionError: Naming it.
     """
-    with passing_over(OSError):  # there is none
+    with passing_over(OSError, path=path):  # there is none
         size = os.stat(os.path.join(path, CONFIG_NAME)).st_size  # `getsize` has a frame: an interrupt, by its looks
         if size > _LARGEST_CONFIG:
             raise CorruptionError(
@@ -185,7 +187,7 @@ def _mode_of(path: str, current: str) -> bool:
         with open(os.path.join(path, name), "rb") as file:
             head = file.read(1 << 16)
     except (OSError, ValueError) as error:  # no UTF-8, or a NUL
-        if is_interrupt(error):
+        if is_interrupt(error, path):
             raise
         raise CorruptionError(
             f"Corruption: CURRENT of {path!r} does not name a readable MANIFEST ({error}); "
@@ -232,14 +234,14 @@ def old_logs(path: str) -> frozenset[str]:
 
 def put_log_back(path: str, before: frozenset[str]) -> None:
     """Undo what an open that met a LOCK did: RocksDB puts the holder's LOG aside before it looks."""
-    with passing_over(OSError):  # the holder may be tidying up its logs at this moment
+    with passing_over(OSError, path=path):  # the holder may be tidying up its logs at this moment
         for name in old_logs(path) - before:
             os.replace(os.path.join(path, name), os.path.join(path, "LOG"))
 
 
 def plain_tables(path: str) -> frozenset[str]:
     """Return the column families whose SST files are plain tables, which cannot seek in total order."""
-    with passing_over(OSError, ValueError):  # no OPTIONS file: nothing says so
+    with passing_over(OSError, ValueError, path=path):  # no OPTIONS file: nothing says so
         names = [name for name in os.listdir(path) if name.startswith("OPTIONS-") and name[8:].isdigit()]
         latest = max(names, key=lambda name: int(name[8:]))
         with open(os.path.join(path, latest), encoding="utf-8", errors="replace") as file:
@@ -311,7 +313,7 @@ def left_as_found(path: str, *, always: bool) -> Iterator[None]:
 
 
 def _read_or_none(path: str) -> bytes | None:
-    with passing_over(OSError), open(path, "rb") as file:
+    with passing_over(OSError, path=path), open(path, "rb") as file:
         return file.read()
     return None
 
@@ -340,8 +342,8 @@ def _remove_litter(path: str, kept: frozenset[str], missing: tuple[str, ...]) ->
         return  # another process made a database here meanwhile: nothing in it is ours
     for name in _LITTER:
         if name not in kept:
-            with passing_over(OSError):
+            with passing_over(OSError, path=path):
                 os.unlink(os.path.join(path, name))
     for directory in missing:
-        with passing_over(OSError):
+        with passing_over(OSError, path=directory):
             os.rmdir(directory)

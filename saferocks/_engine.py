@@ -1,6 +1,6 @@
 """The only module that imports rocksdict: native calls, error mapping, and the defences against defects.
 
-Each workaround carries the number of the defect it answers (D1 to D27, listed in
+Each workaround carries the number of the defect it answers (D1 to D28, listed in
 docs/rocksdict-defects.md) and can be deleted alone when upstream mends that defect.
 """
 

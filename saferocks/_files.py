@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from saferocks import _directory, _engine
+from saferocks import _directory, _engine, _manifest
 from saferocks._handle import Handle, LeasedHandle, open_handle
 from saferocks._interrupts import is_interrupt, passing_over
 from saferocks._leases import asked_for
@@ -14,7 +14,7 @@ from saferocks._owner import InstanceRecord
 from saferocks._process import forking, see
 from saferocks._registry import PROCESS
 from saferocks._settings import INHERITED
-from saferocks.errors import InvalidArgumentError, IOFailedError
+from saferocks.errors import InvalidArgumentError, IOFailedError, NotSupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from saferocks._directory import StrPath
     from saferocks._engine import Options
     from saferocks._ordering import Key
+    from saferocks._owner import DatabaseOwner
     from saferocks._settings import Duration
+
+#: How many rows a column family holds that are in no SST file yet.
+_IN_MEMTABLES = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
 
 
 class CheckpointRecord(InstanceRecord):
@@ -91,7 +95,9 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
         Raises:
             InvalidArgumentError: If there is something at `path` already.
             IOFailedError: If its parent does not exist or is not writable.
+            NotSupportedError: If the database is open for reading only, and the copy would lack what it shows.
         """
+        owner = self._record.owner
         self._record.live
         target = _directory.text_path(path)
         if _directory.is_there(target):
@@ -100,16 +106,51 @@ class Checkpoint(LeasedHandle[CheckpointRecord]):
         if not _directory.is_directory(parent):
             raise IOFailedError(f"IO error: No such directory: {parent!r}; make it first", code=5)
         _directory.check_writable(target)
-        _engine.call(self._record.live.create_checkpoint, target)
+        if owner.access.writes:
+            _engine.call(self._record.live.create_checkpoint, target)
+            return
+        with owner.lock:  # what has been checked is what is copied: no catch-up comes in between
+            self._record.live
+            _check_copyable(owner, self._parent._main._record.live)
+            _engine.call(self._record.live.create_checkpoint, target)
 
     def create_checkpoint(self, path: StrPath) -> None:
         """Copy the database: rocksdict's name for `create`; the arguments are those of `create`."""
         self.create(path)
 
 
+def _check_copyable(owner: DatabaseOwner, main: Any) -> None:
+    """Refuse a copy through a database that is open for reading only, if it would lack something (D28).
+
+    RocksDB copies neither rows that are in the write-ahead log alone, nor the files of column families that were not
+    opened, and of these the copy's MANIFEST tells.
+
+    Raises:
+        NotSupportedError: If there are such rows or column families.
+    """
+    there = _engine.call(_manifest.read_manifest, owner.directory).families
+    missing = sorted(there.keys() - owner.families)
+    if missing:
+        raise NotSupportedError(
+            f"Not implemented: the database at {owner.name!r} was opened without column families {missing!r}, and a "
+            "copy through it could not be opened; catch up, or open it again with all of them, or copy where it is "
+            "open for writing",
+            code=3,
+        )
+    for name in sorted(owner.families):
+        family = owner.native_family(main, name)
+        if any(family.property_int_value(entries) for entries in _IN_MEMTABLES):
+            raise NotSupportedError(
+                f"Not implemented: a copy through the database at {owner.name!r}, open as {owner.access.name}, would "
+                f"lack rows of column family {name!r} that are in the write-ahead log alone; flush them where it is "
+                "open for writing and catch up or open it again, or copy there",
+                code=3,
+            )
+
+
 def _stamp(path: str) -> tuple[int, int, int] | None:
     """Return what tells whether a file has been made, or written over; None if there is none."""
-    with passing_over(OSError):
+    with passing_over(OSError, path=path):
         status = os.stat(path)
         return status.st_ino, status.st_size, status.st_mtime_ns
     return None
@@ -157,7 +198,7 @@ class SstRecord(HandleRecord):
         if path is not None:
             self.lost = path  # first: who leaves the writer meanwhile looks at the path, and then at this
             self.path = None
-            with passing_over(OSError):  # it may be gone, with its directory
+            with passing_over(OSError, path=path):  # it may be gone, with its directory
                 os.unlink(path)
 
 

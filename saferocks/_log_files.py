@@ -83,7 +83,9 @@ def damage_in(file: str, *, is_manifest: bool, is_repair: bool = False) -> Damag
 
 
 def _look(path: str, name: str, *, is_manifest: bool, is_repair: bool = False) -> Damage | None:
-    with passing_over(OSError):  # a live primary may just have removed it; what cannot be read RocksDB tells of
+    with passing_over(
+        OSError, path=path
+    ):  # a live primary may just have removed it; what cannot be read RocksDB tells of
         return damage_in(os.path.join(path, name), is_manifest=is_manifest, is_repair=is_repair)
     return None
 
@@ -102,7 +104,7 @@ def _refusal(path: str, name: str, damage: Damage, remedy: str) -> CorruptionErr
 def _manifest_of(path: str) -> str | None:
     """Return the name of the MANIFEST that RocksDB reads; older ones may lie beside it."""
     named = None
-    with passing_over(OSError), open(os.path.join(path, "CURRENT"), "rb") as current:
+    with passing_over(OSError, path=path), open(os.path.join(path, "CURRENT"), "rb") as current:
         named = _MANIFEST.match(current.read(256))
     return named[1].decode() if named else None
 

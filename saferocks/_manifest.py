@@ -233,7 +233,7 @@ def _apply(reader: _Reader, families: dict[int, Family], dropped: set[str]) -> N
             dropped.add(families.pop(edit.family).name)
         return
     if edit.added is not None or edit.family not in families:
-        families[edit.family] = Family(edit.added or "default")
+        families[edit.family] = Family("default" if edit.added is None else edit.added)
     family = families[edit.family]
     family.comparator = edit.comparator or family.comparator
     family.log_number = family.log_number if edit.log_number is None else edit.log_number

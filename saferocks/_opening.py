@@ -309,6 +309,6 @@ def _opened_at(path: str) -> str | None:
             continue
         if not owner.access.writes:
             continue
-        if owner.directory == path or (directory is not None and _directory.identity(owner.directory) == directory):
+        if owner.directory == path or (directory is not None and owner.identity == directory):
             return f"in this process, opened at {_registry.format_site(record.site)}"
     return None

@@ -47,6 +47,7 @@ class DatabaseOwner(Owner):
     Attributes:
         name: Its path, as it was given.
         directory: The same, absolute.
+        identity: What told that directory from all others when it was opened; see `_directory.identity`.
         raw: Whether it holds raw bytes.
         access: How it was opened.
         changes: What has changed without a new sequence number.
@@ -68,8 +69,8 @@ class DatabaseOwner(Owner):
     """
 
     __slots__ = (
-        "access", "changes", "close_timeout", "directory", "dropping", "dumps", "families", "following", "instance",
-        "lock", "natives", "options", "plain_tables", "raw", "settings", "spares",
+        "access", "changes", "close_timeout", "directory", "dropping", "dumps", "families", "following", "identity",
+        "instance", "lock", "natives", "options", "plain_tables", "raw", "settings", "spares",
     )  # fmt: skip
 
     name: str
@@ -89,6 +90,7 @@ class DatabaseOwner(Owner):
         if lease != (INHERITED, INHERITED):
             expect_leases()
         self.directory = directory
+        self.identity: tuple[int, int] | str | None = None
         self.access = access
         self.changes = Changes()
         self.close_timeout = close_timeout

@@ -43,7 +43,7 @@ def _closing_at_once(generate: Callable[..., Rows]) -> Callable[..., Rows]:
     return rows if _CLOSES_IN_STEPS else generate
 
 
-# The three generators below end alike, and are written out all the same: a generator around a
+# The first three generators below end alike, and are written out all the same: a generator around a
 # generator would cost every row a third more, and so would a test for what one of them does not need.
 # With a lease they yield rows until it runs out, the one that is being read then included, and the tail
 # says that it has.

@@ -1,11 +1,11 @@
-"""Secondaries: opened so that they see all of their primary, and opened anew where a catch-up would lie (D23, D26).
+"""Secondaries: opened so that they see all of their primary, and opened anew where a catch-up would lie.
 
 RocksDB's own catch-up leaves rows in the secondary's memtables that it had read from a write-ahead log. Where the
-primary has since overwritten and flushed them, they hide what is in the SST files. So it is used only while the
-MANIFEST is as it was, which is to say while the primary has flushed and compacted nothing; and never where that says
-that a column family was dropped and made again, with which it crashes (D27). Otherwise a new native instance takes the
-place of the old one: the database, its column families and its checkpoints go over to it, and open scans go on in the
-old one, which lasts as long as they do.
+primary has since overwritten and flushed them, they hide what is in the SST files (D26). So it is used only while the
+MANIFEST is as it was, which is to say while the primary has flushed and compacted nothing; and never where that told,
+at the opening, of a column family that was dropped and made again, for then it crashes (D27; one that was not opened
+does no harm). Otherwise a new native instance takes the place of the old one: the database, its column families and its
+checkpoints go over to it, and open scans go on in the old one, which lasts as long as they do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def look(path: str) -> Seen | None:
         name = _manifest.current_name(path)
         status = os.stat(os.path.join(path, name))
     except (OSError, CorruptionError) as error:  # the opening that follows says what it is
-        if _engine.is_interrupt(error):  # a TimeoutError, for instance, is an OSError
+        if _engine.is_interrupt(error, path):  # a TimeoutError, for instance, is an OSError
             raise
         return None
     return Seen(name, status.st_size, status.st_ino, status.st_mtime_ns)
@@ -98,7 +98,7 @@ def _try_to_open(path: str, open_once: Callable[[], Opened]) -> Opened | None:
 def _remove_old_logs(path: str, before: frozenset[str], keep: int) -> None:
     """Remove the info logs that openings have put aside: RocksDB never does so for a secondary."""
     for name in sorted(_directory.old_logs(path) - before)[keep:]:
-        with passing_over(OSError):
+        with passing_over(OSError, path=path):
             os.unlink(os.path.join(path, name))
 
 
@@ -137,7 +137,7 @@ def _manifest_of(opened: Opened, path: str) -> Manifest:
     try:
         return _manifest.read_manifest(path, opened.seen[:2])
     except OSError as error:
-        if _engine.is_interrupt(error):
+        if _engine.is_interrupt(error, path):
             raise
         raise IOFailedError(f"IO error: the MANIFEST of {path!r} cannot be read: {error}", code=5) from None
 

@@ -11,6 +11,7 @@ a line each, and last at how many moments it was interrupted.
 from __future__ import annotations
 
 import builtins
+import errno
 import faulthandler
 import gc
 import logging
@@ -44,6 +45,7 @@ class State:
     def __init__(self, wanted: int) -> None:
         self.wanted, self.seen, self.place = wanted, 0, ""
         self.kind: type[BaseException] = KeyboardInterrupt
+        self.arguments: tuple[Any, ...] = ()
 
 
 state = State(0)
@@ -59,7 +61,7 @@ def interrupt(frame: FrameType, event: str, function: Any) -> None:
         name = f"{event} {getattr(function, '__qualname__', '')}".strip()
         state.place = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno} {frame.f_code.co_name} ({name})"
         del frame, function  # a handler is not given the function, which may belong to what is native
-        raise state.kind
+        raise state.kind(*state.arguments)
 
 
 def disguise() -> None:
@@ -294,6 +296,8 @@ def look(arrived: bool, held: Any, met: list[Any]) -> list[str]:
 def main(name: str, stride: int, kind: str) -> None:
     """Interrupt the work at its moments, one after the other."""
     state.kind = getattr(builtins, kind)
+    if state.kind is FileNotFoundError:  # what a handler may meet that reads a configuration again
+        state.arguments = (errno.ENOENT, os.strerror(errno.ENOENT), "/etc/no/such.conf")
     if state.kind is KeyboardInterrupt:
         disguise()
     met: list[Any] = []

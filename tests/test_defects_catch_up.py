@@ -151,12 +151,12 @@ def test_d27_canary_a_catch_up_crashes(run_python: Run) -> None:
         print("survived")
         """
     )
-    assert (done.returncode, done.stdout) == (-11, ""), "D27 is mended: `remade` in _secondary and _manifest can go"
+    assert (done.returncode, done.stdout) == (-11, ""), (
+        "D27 is mended: `remade` can go, in _manifest and all that asks it"
+    )
 
 
-def test_d27_a_column_family_that_was_made_once_takes_no_new_instance(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_d27_only_what_was_made_again_since_takes_a_new_instance(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the primary has been opened again since, or another column family was dropped, RocksDB catches up."""
     with saferocks.open(path) as db:
         for _ in range(2):
@@ -522,6 +522,9 @@ def test_d26_what_a_handle_leaves_in_the_midst_of_a_catch_up_is_kept_once(
     secondary._record.owner.wait_for_spares(time.monotonic())
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="there a profile function leaves a copy of its variables in each frame"
+)
 def test_d26_an_alarm_in_the_midst_of_a_catch_up_holds_up_no_close(db: saferocks.Rdict, path: str) -> None:
     """What an alarm has come out of keeps nothing of the earlier instance, for which a close would wait."""
 

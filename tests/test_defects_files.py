@@ -1,4 +1,4 @@
-"""D17, the SST file that nobody finished: what saferocks does, and a canary for rocksdict."""
+"""D17, the SST file that nobody finished, and D28, copies that lack rows: what saferocks does, and canaries."""
 
 from __future__ import annotations
 
@@ -161,3 +161,74 @@ def test_d17_canary_an_unfinished_writer_leaves_a_damaged_file(tmp_path: Path, b
         if file.exists():
             bare.ingest_external_file([str(file)])
         pytest.fail("D17 is mended: saferocks' SST writer need not remove its unfinished file")
+
+
+# --------------------------------------------------------------------------- copies through what is open for reading
+
+
+def reading(path: str, kind: str) -> saferocks.AccessType:
+    """Return one of the two ways to open a database for reading."""
+    if kind == "read_only":
+        return saferocks.AccessType.read_only()
+    return saferocks.AccessType.secondary(f"{path}-secondary")
+
+
+@pytest.mark.parametrize("kind", ["read_only", "secondary"])
+def test_d28_a_copy_for_reading_is_whole_or_refused(db: saferocks.Rdict, path: str, tmp_path: Path, kind: str) -> None:
+    """A checkpoint through a handle for reading holds what that shows; if it would lack rows it is refused."""
+    users = db.create_column_family("users")
+    for family in (db, users):
+        family[b"a"] = b"1"
+        family.flush()
+    users[b"a"] = b"2"
+    with saferocks.open(path, access_type=reading(path, kind)) as reader, reader.checkpoint() as checkpoint:
+        assert reader.get_column_family("users")[b"a"] == b"2"
+        with pytest.raises(saferocks.NotSupportedError, match="'users' that are in the write-ahead log alone; flush"):
+            checkpoint.create(tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
+    users.flush()
+    with saferocks.open(path, access_type=reading(path, kind)) as reader, reader.checkpoint() as checkpoint:
+        checkpoint.create(tmp_path / "copy")
+    with saferocks.open(tmp_path / "copy") as copy:
+        assert (copy[b"a"], copy.get_column_family("users")[b"a"]) == (b"1", b"2")
+
+
+@pytest.mark.parametrize("kind", ["read_only", "secondary"])
+def test_d28_a_copy_without_some_column_families_is_refused(
+    db: saferocks.Rdict, path: str, tmp_path: Path, kind: str
+) -> None:
+    """A checkpoint through a handle that was opened without all column families is refused, by their names."""
+    db.create_column_family("users")[b"a"] = b"1"
+    db.get_column_family("users").flush()
+    terms: dict[str, Any] = {
+        "access_type": reading(path, kind),
+        "column_families": {"default": saferocks.Options(True)},
+    }
+    with (
+        saferocks.open(path, **terms) as reader,
+        reader.checkpoint() as checkpoint,
+        pytest.raises(saferocks.NotSupportedError, match=r"without column families \['users'\]"),
+    ):
+        checkpoint.create(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("kind", ["read_only", "secondary"])
+def test_d28_canary_a_copy_for_reading_lacks_rows(bare: rocksdict.Rdict, path: str, tmp_path: Path, kind: str) -> None:
+    """In RocksDB, a checkpoint through a handle for reading lacks the rows of the log, and tells nobody."""
+    bare[b"a"] = b"1"
+    bare.flush()
+    bare[b"a"] = b"2"
+    access = rocksdict.AccessType.read_only()
+    if kind == "secondary":
+        access = rocksdict.AccessType.secondary(f"{path}-secondary")
+    reader = rocksdict.Rdict(path, rocksdict.Options(raw_mode=True), access_type=access)
+    assert reader[b"a"] == b"2"
+    checkpoint = rocksdict.Checkpoint(reader)
+    checkpoint.create_checkpoint(str(tmp_path / "copy"))
+    del checkpoint
+    reader.close()
+    copy = rocksdict.Rdict(str(tmp_path / "copy"), rocksdict.Options(raw_mode=True))
+    found = copy[b"a"]
+    copy.close()
+    assert found == b"1", "D28 is mended: _check_copyable in _files can go"

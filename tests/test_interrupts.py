@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows", "opens", "makes"]
 )
-@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError"])
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError", "FileNotFoundError"])
 def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stride: int) -> None:
     """It arrives; the database is closed, no native object is left, and it opens again with its rows."""
     times = 1 if kind == "KeyboardInterrupt" or stride == 1 else 3
@@ -49,6 +49,7 @@ def test_what_was_interrupted_can_be_used_again(run_python: Run, kind: str, work
         ("KeyboardInterrupt", "nothing"),
         ("TimeoutError", "nothing"),
         ("TimeoutError", "fails"),
+        ("FileNotFoundError", "nothing"),
         pytest.param("KeyboardInterrupt", "fails", marks=pytest.mark.slow),
         pytest.param("RuntimeError", "nothing", marks=pytest.mark.slow),
     ],

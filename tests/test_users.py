@@ -214,10 +214,29 @@ def test_a_database_is_not_opened_twice_by_a_link(db: saferocks.Rdict, path: str
         assert again[b"key"] == b"value"
 
 
+@needs_links
+def test_a_database_that_is_moved_is_not_opened_twice(db: saferocks.Rdict, path: str, tmp_path: Path) -> None:
+    """A database that is renamed while it is open, or of which a link leads elsewhere by now, is open all the same."""
+    Path(path).rename(tmp_path / "moved")
+    with pytest.raises(saferocks.LockedError, match="is open in this process"):
+        saferocks.open(tmp_path / "moved")
+    Path(path).symlink_to(tmp_path / "moved")
+    with saferocks.open(tmp_path / "one") as one:
+        one[b"k"] = b"v"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+    with saferocks.open(link):
+        link.unlink()
+        link.symlink_to(tmp_path / "moved")
+        with pytest.raises(saferocks.LockedError, match="is open in this process"):
+            saferocks.open(tmp_path / "one")
+
+
+@needs_links
 def test_databases_on_a_file_system_without_numbers_are_told_apart(
     db: saferocks.Rdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all files have the same number, 0, another database is not taken for one that is open."""
+    """Where all files have the same number, 0, another database is not taken for one that is open; a link is."""
     stat = os.stat
 
     def unnumbered(path: Any, *arguments: Any, **more: Any) -> os.stat_result:
@@ -229,6 +248,9 @@ def test_databases_on_a_file_system_without_numbers_are_told_apart(
         other[b"k"] = b"v"
     with saferocks.open(tmp_path / "other") as other:
         assert (other.get(b"k"), db.get(b"k")) == (b"v", None)
+        (tmp_path / "link").symlink_to(tmp_path / "other")
+        with pytest.raises(saferocks.LockedError, match="is open in this process"):
+            saferocks.open(tmp_path / "link")
 
 
 def test_a_program_may_watch_what_is_opened(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
