@@ -11,6 +11,9 @@ from saferocks import _engine, errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The errors that the questions below are answered with have no traceback afterwards: it refers to the frame, and so to
+# what is native; and where a tracer of Python 3.10 has left a copy of the frame's variables, that refers to the error.
+
 #: Seconds between looks at a call in flight.
 _PAUSE = 0.0005
 
@@ -33,6 +36,7 @@ def is_busy(rdict: Any, dumps: Any) -> bool:
     except RuntimeError as error:
         if _engine.is_interrupt(error):
             raise
+        error.__traceback__ = None  # see above
         return True
     return False
 
@@ -49,6 +53,7 @@ def is_busy_cursor(cursor: Any) -> bool:
     except Exception as error:
         if _engine.is_interrupt(error):
             raise
+        error.__traceback__ = None  # see above
         return isinstance(error, RuntimeError)  # otherwise a KeyError or plain Exception, by the mode of the database
     return False
 
@@ -60,6 +65,7 @@ def is_busy_batch(batch: Any) -> bool:
     except Exception as error:
         if _engine.is_interrupt(error):
             raise
+        error.__traceback__ = None  # see above
         return isinstance(error, RuntimeError)  # otherwise it was written, and is used up
     return False
 
