@@ -149,7 +149,8 @@ class Watcher:
 
     def pending(self) -> int:
         """Return how many deadlines are still to come."""
-        return sum(entry[2].is_live() for entry in (*list(self._heap), *list(self._arrivals)))
+        arrivals = list(self._arrivals)  # first: what is taken over meanwhile is in the heap by then
+        return sum(deadline.is_live() for deadline in {entry[2] for entry in (*arrivals, *list(self._heap))})
 
     def _is_crowded(self) -> bool:
         return len(self._heap) + len(self._arrivals) > 2 * len(self._watched) + _SLACK
@@ -202,7 +203,8 @@ class Watcher:
     def _absorb(self) -> None:
         """Take over the new deadlines, and drop the dead ones if they are too many."""
         while self._arrivals:
-            heapq.heappush(self._heap, self._arrivals.popleft())
+            heapq.heappush(self._heap, self._arrivals[0])  # before it leaves: `pending` misses none
+            self._arrivals.popleft()
         if self._is_crowded():
             self._heap[:] = [entry for entry in self._heap if entry[2].is_live()]
             heapq.heapify(self._heap)

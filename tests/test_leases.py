@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import heapq
 import math
 import os
 import sys
@@ -897,6 +898,24 @@ def test_dead_deadlines_do_not_pile_up(rows: saferocks.Rdict, clock: MovedClock,
         clock.settle()
         assert pending_deadlines() == 1
     assert 900 < most <= _deadlines._SLACK + 2 + 100
+
+
+def test_a_deadline_that_the_watcher_takes_over_is_pending_throughout(
+    rows: saferocks.Rdict, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the watcher has come in taking over a new deadline, it is counted, and once."""
+    found, push = [], heapq.heappush
+
+    def push_and_count(heap: list[Any], entry: Any) -> None:
+        found.append(pending_deadlines())
+        push(heap, entry)
+        found.append(pending_deadlines())
+
+    monkeypatch.setattr("saferocks._deadlines.heapq.heappush", push_and_count)
+    with rows.keys(expire_after=1000):
+        clock.settle()
+        found.append(pending_deadlines())
+    assert found == [1, 1, 1]
 
 
 def test_dead_deadlines_go_after_a_peak(rows: saferocks.Rdict, clock: MovedClock) -> None:
