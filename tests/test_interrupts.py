@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).with_name("interrupts.py").read_text(encoding="utf-8")
 
+#: Ctrl-C; an alarm; and what a handler may raise that reads a file.
+KINDS = ("KeyboardInterrupt", "TimeoutError", "FileNotFoundError")
+
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="there signal handlers run between any two instructions"
 )
 
 
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5], ids=["every", "fifth"])
 @pytest.mark.parametrize(
     "work", ["reads", "cursors", "shared", "writes", "families", "scans", "follows", "opens", "makes"]
 )
-@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "TimeoutError", "FileNotFoundError"])
+@pytest.mark.parametrize(
+    ("kind", "stride"),
+    [
+        *(pytest.param(kind, 1, id=f"{kind}-every", marks=pytest.mark.slow) for kind in KINDS[:2]),
+        *(pytest.param(kind, 5, id=f"{kind}-fifth") for kind in KINDS),
+    ],
+)
 def test_an_interrupt_at_each_moment(run_python: Run, kind: str, work: str, stride: int) -> None:
     """It arrives; the database is closed, no native object is left, and it opens again with its rows."""
     times = 1 if kind == "KeyboardInterrupt" or stride == 1 else 3
