@@ -27,6 +27,9 @@ IS_LINUX = sys.platform == "linux"
 NO_FORK = "this system has no fork"
 NO_LIMITS = "this system has no limits of resources (`resource`), and no `saferocks` command"
 
+#: How a program is run that forks: from Python 3.12 on that is deprecated with threads, for other reasons than ours.
+FORKING = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+
 needs_fork = pytest.mark.skipif(not HAS_FORK, reason=NO_FORK)
 needs_signals = pytest.mark.skipif(not HAS_SIGNALS, reason="this system has no SIGUSR1, and no signals but a few")
 needs_sigkill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")

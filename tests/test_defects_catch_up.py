@@ -22,7 +22,7 @@ import saferocks
 from saferocks import _engine, _manifest, _owner, _secondary
 from saferocks._files import CheckpointRecord
 from saferocks._owner import FamilyRecord
-from tests.systems import needs_fork
+from tests.systems import FORKING, needs_fork
 
 if TYPE_CHECKING:
     import subprocess
@@ -792,7 +792,7 @@ FORKS = """
 @needs_fork
 def test_d26_a_forked_child_ends(run_python: Run) -> None:
     """A child that is forked after a catch-up, with a scan in the earlier instance, refuses all use and ends."""
-    done = run_python(FORKS)
+    done = run_python(FORKS, flags=FORKING)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import saferocks
-from tests.systems import needs_fork
+from tests.systems import FORKING, needs_fork
 
 if TYPE_CHECKING:
     import subprocess
@@ -38,8 +38,6 @@ def fill(db, rows=1000):
     for number in range(rows):
         db[b"%06d" % number] = b"v" * 50
 """
-#: Threads forking is deprecated from Python 3.12 on, for other reasons than ours.
-QUIET = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def run(run_python: Run) -> Run:
     """Run a program that begins with the prelude; warnings are errors, and it must end well and quietly."""
 
     def run(program: str, *arguments: str, quiet: bool = True) -> subprocess.CompletedProcess[str]:
-        done = run_python(PRELUDE + program, *arguments, flags=QUIET)
+        done = run_python(PRELUDE + program, *arguments, flags=FORKING)
         assert done.returncode == 0, done.stderr
         assert not quiet or done.stderr == ""
         return done
@@ -215,7 +213,7 @@ def test_a_child_ends_with_its_own_status(run: Run, ending: str) -> None:
 @pytest.mark.parametrize("switching", ["", "sys.setswitchinterval(1e-6)"])
 def test_500_children_end_with_their_own_status(run_python: Run, switching: str) -> None:
     """Five hundred forks in the midst of writes, flushes and scans: none hangs, none crashes, none is noticed."""
-    done = run_python(PRELUDE + switching + END, "sys.exit(7)", "500", "7", flags=QUIET, timeout=600)
+    done = run_python(PRELUDE + switching + END, "sys.exit(7)", "500", "7", flags=FORKING, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
 
 

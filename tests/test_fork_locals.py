@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.systems import needs_fork
+from tests.systems import FORKING, needs_fork
 
 if TYPE_CHECKING:
     import subprocess
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 pytestmark = needs_fork
 
-#: Threads forking is deprecated from Python 3.12 on, for other reasons than ours.
-QUIET = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 #: A generator that a thread has suspended in a thread-local, and a child which therefore finishes it.
 PROGRAM = """
 import contextlib, contextvars, os, signal, sys, threading, time
@@ -255,7 +253,7 @@ def run(run_python: Run) -> Run:
     """Run the program; warnings are errors, and it must end well and quietly."""
 
     def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        done = run_python(PROGRAM, *arguments, flags=QUIET, timeout=timeout)
+        done = run_python(PROGRAM, *arguments, flags=FORKING, timeout=timeout)
         assert (done.returncode, done.stderr) == (0, "")
         return done
 
@@ -394,5 +392,5 @@ def test_while_a_fork_is_under_way_the_other_threads_go_on(run_python: Run) -> N
 
     Cursors keep their places, a close that fails leaves its database usable, and nothing is lost.
     """
-    done = run_python(UNDER_WAY, flags=QUIET)
+    done = run_python(UNDER_WAY, flags=FORKING)
     assert (done.returncode, done.stderr) == (0, "")
