@@ -218,7 +218,11 @@ _RACE = """
     faulthandler.enable()
     warnings.simplefilter("ignore")
     random.seed(5)
-    out = collections.Counter()
+    out, counting = collections.Counter(), threading.Lock()
+
+    def count(name, number=1):  # a counter's first `+=` of a name calls Python code, in which another thread has a turn
+        with counting:
+            out[name] += number
 
     def fail(*what):
         print("FAILED", *what, flush=True)
@@ -242,8 +246,9 @@ _RACE = """
 def run_race(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
     """Run a program of threads that race, as `run_python` does, with a few things at hand.
 
-    They are the counter `out`, `fail(*what)`, which ends it at once, `join(threads)`, which fails where one
-    hangs and shows the stacks of all, and `timed(rounds)`, whose rounds have a limit of time each.
+    They are the counter `out` and `count(name)`, which adds to it, `fail(*what)`, which ends it at once,
+    `join(threads)`, which fails where one hangs and shows the stacks of all, and `timed(rounds)`, whose rounds have
+    a limit of time each.
     """
 
     def run(program: str, *arguments: str, timeout: float = CHILD_SECONDS) -> subprocess.CompletedProcess[str]:

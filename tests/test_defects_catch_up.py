@@ -637,7 +637,7 @@ READERS = """
                 if point < highest:
                     fail("a read went back", point, highest)
                 highest = point
-                out["reads"] += 1
+                count("reads")
 
     class Lent:  # a handle that is not closed when the block ends
         def __init__(self, handle): self.handle = handle
@@ -732,7 +732,7 @@ BESIDE = """
                 try:
                     db.try_catch_up_with_primary()
                 except saferocks.BusyError:
-                    out["busy"] += 1
+                    count("busy")
                     continue
                 with db.items() as items:
                     rows = dict(items)
@@ -742,7 +742,7 @@ BESIDE = """
                 for number in range(max(1, last - 499), last + 1):
                     if int(rows[b"%06d" % (number % 500)]) not in (number, number + 500):
                         fail("a hole at", number, "of", last, rows[b"%06d" % (number % 500)])
-                out["caught up"] += 1
+                count("caught up")
     finally:
         primary.kill()
         primary.wait()

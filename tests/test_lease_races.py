@@ -112,16 +112,16 @@ MIXED = """
         try:
             use(db, number, **terms)
         except saferocks.HandleExpiredError:
-            out["expired"] += 1
+            count("expired")
         except saferocks.DatabaseClosedError:
-            out["closed"] += 1
+            count("closed")
         except saferocks.ConcurrentUseError:
-            out["concurrent"] += 1
+            count("concurrent")
         except saferocks.HandleClosedError as error:
             assert "database closed" in str(error) or "snapshot was released" in str(error), error
-            out["closed"] += 1
+            count("closed")
         else:
-            out["done"] += 1
+            count("done")
         if use is batch:
             check_batch(db, number)
 
@@ -161,7 +161,7 @@ MIXED = """
         stop.wait(0.2)  # the workers work; then the database is closed under them
         current[0].close()
         current[0] = saferocks.open(path, statistics=True).__enter__()
-        out["reopened"] += 1
+        count("reopened")
     stop.set()
     join(workers)
     assert current[0].audit().ok, current[0].audit()
@@ -197,11 +197,11 @@ RENEW = """
             except saferocks.HandleExpiredError:
                 now = time.monotonic()
                 assert now >= max(last) + TERM, (now, last)
-                out["expired"] += 1
+                count("expired")
                 return
             last.append(began)
             del last[:-8]
-            out["renewed"] += 1
+            count("renewed")
             until = time.monotonic() + TERM * random.choice([0, 0.9, 1, 1.02, 2])
             while time.monotonic() < until:
                 pass

@@ -171,9 +171,9 @@ CLOSE = """
         while True:
             try:
                 action(db, number)
-                out[action.__name__] += 1
+                count(action.__name__)
             except saferocks.SaferocksError as error:
-                out["refused"] += 1
+                count("refused")
                 if isinstance(error, saferocks.HandleClosedError):
                     break
                 if isinstance(error, saferocks.LeakedHandlesError):
@@ -321,11 +321,11 @@ DROP = """
         while not stop.is_set():
             try:
                 action(db)
-                out[action.__name__] += 1
+                count(action.__name__)
             except saferocks.ConcurrentUseError:
-                out["concurrent"] += 1
+                count("concurrent")
             except (saferocks.ColumnFamilyDroppedError, saferocks.ColumnFamilyNotFoundError):
-                out["dropped"] += 1
+                count("dropped")
                 time.sleep(0)  # gives way: without it the dropping thread waits 20 ms for each of its steps
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -348,7 +348,7 @@ DROP = """
                     if time.monotonic() - before > 10:
                         fail("drop took", time.monotonic() - before)
                     db[b"after"] = b"%d" % number  # fails if a write reached the family that is gone
-                    out["drops"] += 1
+                    count("drops")
             except BaseException:
                 sys.excepthook(*sys.exc_info())
                 fail("in round", round)
@@ -399,10 +399,10 @@ SHARED = """
             except StopIteration:
                 return
             except saferocks.ConcurrentUseError:
-                out["refused"] += 1
+                count("refused")
             except ValueError as error:  # Python's own, from one and the same `iter(scan)`
                 assert kind.endswith("iterator") and str(error) == "generator already executing"
-                out["refused"] += 1
+                count("refused")
 
     def loops(source, number):
         for row in shared:
@@ -413,10 +413,10 @@ SHARED = """
         while True:
             try:
                 action(source, number)
-                out["fine"] += 1
+                count("fine")
                 return
             except (saferocks.ConcurrentUseError, saferocks.InvalidArgumentError):
-                out["refused"] += 1
+                count("refused")
                 if action is loops:
                     return
             except BaseException:
@@ -471,11 +471,11 @@ VIEWS = """
                     cursor.next()
                     assert cursor.value() == b"v"
                 assert snap[b"07"] == b"v"
-                out["read"] += 1
+                count("read")
         except saferocks.HandleClosedError as error:
             if "database closed" in str(error):
                 fail("named the wrong reason:", error)
-            out["refused"] += 1
+            count("refused")
         except BaseException:
             sys.excepthook(*sys.exc_info())
             fail("in round", round)
@@ -518,7 +518,7 @@ FALSE_LEAKS = """
             while True:
                 with db.items() as items:
                     next(items, None)
-                out["fine"] += 1
+                count("fine")
         except saferocks.HandleClosedError:
             pass
 
@@ -540,7 +540,7 @@ FALSE_LEAKS = """
         join(threads)
         if leaked > 2:
             fail("two threads held a handle each, and leaked", leaked)
-        out["leaked"] += leaked
+        count("leaked", leaked)
         try:
             saferocks.check()
         except saferocks.LeakedHandlesError as error:

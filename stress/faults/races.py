@@ -69,6 +69,7 @@ class Race:
         self._path = path
         self._random = random
         self._stop = threading.Event()
+        self._counting = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
 
@@ -119,7 +120,7 @@ class Race:
             try:
                 USES[name](arena, number)
             except allowed as error:
-                self.counts[f"refused with {type(error).__name__}"] += 1
+                self._count(f"refused with {type(error).__name__}")
                 if arena.db._record.reason is not None or arena.db._record.owner.closing:  # nothing else will come
                     return
             except WrongAnswerError as error:
@@ -127,7 +128,12 @@ class Race:
             except BaseException as error:  # noqa: BLE001 - told
                 self.wrong.append(f"{name} raised {error!r}")
             else:
-                self.counts["right results"] += 1
+                self._count("right results")
+
+    def _count(self, name: str) -> None:
+        """Count one more: the first `+=` of a name calls Python code, in which another thread may have its turn."""
+        with self._counting:
+            self.counts[name] += 1
 
     def _join(self, threads: list[threading.Thread]) -> None:
         self._stop.set()
